@@ -1,0 +1,69 @@
+"""What every family gives: a typed configuration that builds a model, features, and abilities as protocols."""
+
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from marey.config import Config
+from marey.nn.masks import Rng
+from marey.nn.tubelet import Grid
+
+
+class Features(NamedTuple):
+    """A backbone's tokens before its head, [B, N, D] in (t, h, w) order over ``grid``."""
+
+    tokens: Tensor
+    grid: Grid
+
+
+class MaskedOutput(NamedTuple):
+    """What masked pre-training gives for one batch.
+
+    loss: scalar. reconstruction, targets: [B, n, p], the normalised pixels of each decoded token, in (t, h, w)
+    order; p runs over (t, h, w, c) within the tubelet.
+    """
+
+    loss: Tensor
+    reconstruction: Tensor
+    targets: Tensor
+
+
+class BackboneConfig(Config):
+    """Fields that every family has. A variant is a row of values; a keyword of `create_model` overrides one."""
+
+    purpose: ClassVar[str] = "classification"
+
+    name: str = ""
+    """Variant of the zoo that the other fields start from (`marey models` lists them)."""
+    frames: int = Field(16, gt=0)
+    """Frames of a clip."""
+    crop: int = Field(224, gt=0)
+    """Height and width of a clip in pixels."""
+    in_channels: int = Field(3, gt=0)
+    """Channels of the input."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth: rate at the last block, growing linearly from 0 at the first."""
+
+    def build(self) -> nn.Module:
+        """The model, freshly initialised from torch's generator; works under ``torch.device("meta")``."""
+        raise TypeError(f"{type(self).__name__} is not a family of its own")
+
+
+@runtime_checkable
+class Maskable(Protocol):
+    """A model that can be pre-trained by masking: it computes what is visible and reconstructs what is not."""
+
+    def draw_masks(
+        self, rng: Rng, ratio: float, decoder_ratio: float
+    ) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"] | None]:
+        """One clip's (mask, decode_mask); True = hidden from the encoder, and not decoded; None = decode the masked."""
+
+    def reconstruct(
+        self,
+        clip: Float[Tensor, "b c t h w"],
+        mask: Bool[Tensor, "b n"],
+        decode_mask: Bool[Tensor, "b n"] | None,
+    ) -> tuple[MaskedOutput, Float[Tensor, "b t h w c"], Float[Tensor, "b t h w c"]]:
+        """(output, masked, reconstructed): the last two are pixels in 0..1 to look at, see the family."""

@@ -1,0 +1,67 @@
+"""From a row and a sample of the plan to an example: choose frames, decode, crop. Pure, picklable, no state."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from marey.clips.augment import AugmentConfig, apply_box, draw_box
+from marey.clips.batch import Batch
+from marey.clips.decode import read_frames
+from marey.clips.plan import Sample, rng_of
+from marey.clips.row import ClipRow
+from marey.clips.sample import SamplingConfig, sample
+from marey.clips.table import ClipTable
+from marey.errors import ClipError
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How examples of ``frames`` × ``crop`` × ``crop`` are made."""
+
+    frames: int
+    crop: int
+    sampling: SamplingConfig
+    augment: AugmentConfig
+
+    def check(self, table: ClipTable) -> None:
+        """Raise `ClipError` if the table was prepared too small for these clips."""
+        short_side = int(table.settings["short_side"])
+        if table.settings["storage"] != "source" and self.crop > short_side:
+            raise ClipError(
+                f"clip table {table.path}: frames are stored with a short side of {short_side} pixels, but "
+                f"backbone.crop={self.crop}; prepare a fitting one: "
+                f"jobs/prepare_clips.py videos=... table=... clips.short_side={self.crop}"
+            )
+
+    def examples(self, row: ClipRow, samples: Sequence[Sample]) -> list[Tensor]:
+        """One clip uint8 [T, H, W, C] for each sample of ``row`` that shares a decode key: decoded once."""
+        indices = sample(row, rng_of(samples[0].decode_key), self.frames, self.sampling.stride)
+        frames = read_frames(row, indices.tolist())
+        height, width = frames.shape[1:3]
+        boxes = [draw_box(self.augment, height, width, rng_of(one.key)) for one in samples]
+        return [apply_box(frames, box, self.crop) for box in boxes]
+
+    def batch(self, rows: Sequence[ClipRow], samples: Sequence[Sample], threads: Executor | None = None) -> Batch:
+        """The batch of ``samples``, where ``rows[i]`` is the row of ``samples[i]``; decoding releases the GIL."""
+        groups = list(_repeats(rows, samples))
+        made = (threads.map if threads else map)(lambda group: self.examples(*group), groups)
+        clips = torch.stack([clip for examples in made for clip in examples])
+        labels = [row.label for row in rows]
+        return Batch(
+            clip=clips.permute(0, 4, 1, 2, 3),
+            key=torch.tensor([one.key for one in samples], dtype=torch.int64),
+            clip_ids=tuple(row.clip_id for row in rows),
+            label=None if None in labels else torch.tensor(labels, dtype=torch.int64),
+        )
+
+
+def _repeats(rows: Sequence[ClipRow], samples: Sequence[Sample]) -> Iterator[tuple[ClipRow, list[Sample]]]:
+    """Neighbouring samples that decode the same frames, together."""
+    paired = zip(rows, samples, strict=True)
+    for _, group in groupby(paired, key=lambda pair: pair[1].decode_key):
+        members = list(group)
+        yield members[0][0], [one for _, one in members]

@@ -1,0 +1,108 @@
+"""The order of training: which row of a clip table is sample i of an epoch, and the random key of every sample.
+
+A pure function of (rows, seed, epoch), so that any number of workers, a restart in the middle of an epoch, and a
+different way of feeding all see the same samples. `Plan` strings the epochs together into one stream: sample g of
+the stream is sample ``g % length`` of epoch ``g // length``, and step s of a global batch B takes the samples
+``[s·B, (s+1)·B)``, of which each worker takes a contiguous slice.
+"""
+
+import hashlib
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, overload
+
+import numpy as np
+
+
+class Sample(NamedTuple):
+    """One sample of the order. Its keys seed everything that is drawn for it."""
+
+    epoch: int
+    """Epoch, from 0."""
+    row: int
+    """Row of the clip table."""
+    key: int
+    """63-bit key of (seed, epoch, sample): crop, flip, masks, drop path."""
+    decode_key: int
+    """63-bit key of (seed, epoch, row): which frames; the same for all repeats of a row, which decode once."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stream of samples over all epochs; ``repeats`` samples of a row follow each other (repeated augmentation).
+
+    One epoch is ``rows * repeats`` samples long: every row once, ``repeats`` times augmented (Hoffer et al. 2020;
+    VideoMAE V2 counts its epochs so too when it calls 200 passes with 4 repeats "800 epochs").
+    """
+
+    rows: int
+    seed: int = 0
+    repeats: int = 1
+    shuffle: bool = True
+
+    @property
+    def epoch_length(self) -> int:
+        """Samples in an epoch."""
+        return self.rows * self.repeats
+
+    def num_steps(self, epochs: float, batch: int) -> int:
+        """Steps of ``batch`` samples that cover ``epochs``, at least one."""
+        return max(1, -(-round(epochs * self.epoch_length) // batch))
+
+    def sample(self, index: int) -> Sample:
+        """Sample ``index`` of the stream."""
+        epoch, place = divmod(index, self.epoch_length)
+        row = int(order(self.rows, self.seed, epoch)[place // self.repeats]) if self.shuffle else place // self.repeats
+        return Sample(epoch, row, key_of(self.seed, epoch, place), key_of(self.seed, epoch, row, "decode"))
+
+    def slice(self, step: int, batch: int, rank: int = 0, world: int = 1) -> list[Sample]:
+        """The samples of one worker at one step: its contiguous share of the global batch."""
+        share = batch // world
+        first = step * batch + rank * share
+        return [self.sample(index) for index in range(first, first + share)]
+
+
+@dataclass(frozen=True)
+class EpochPlan(Sequence[Sample]):
+    """One epoch of a `Plan` as a sequence of samples."""
+
+    stream: Plan
+    epoch: int
+
+    def __len__(self) -> int:
+        return self.stream.epoch_length
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of an epoch of {len(self)}")
+        return self.stream.sample(self.epoch * len(self) + index % len(self))
+
+
+def plan(table: Sized | int, seed: int, epoch: int, repeats: int = 1) -> EpochPlan:
+    """``plan(table, seed, epoch)[i]`` is sample i of that epoch's global order."""
+    rows = table if isinstance(table, int) else len(table)
+    return EpochPlan(Plan(rows, seed, repeats), epoch)
+
+
+@lru_cache(maxsize=4)
+def order(rows: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of the rows, int64 [rows]; Philox keyed by (seed, epoch)."""
+    return rng_of(key_of(seed, epoch, 0, "order")).permutation(rows)
+
+
+def key_of(seed: int, epoch: int, index: int, what: str = "sample") -> int:
+    """A 63-bit key, well mixed: neighbouring samples have unrelated ones."""
+    text = f"{what}:{seed}:{epoch}:{index}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def rng_of(key: int, stream: int = 0) -> np.random.Generator:
+    """A generator for one purpose: different streams of one key are independent."""
+    return np.random.Generator(np.random.Philox(key=np.array([key, stream], dtype=np.uint64)))

@@ -1,0 +1,160 @@
+"""One video in, its clip-table rows out: which frames are kept, where the video is cut, how the pieces are stored."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+from av.video.frame import VideoFrame
+
+from marey.clips.datasets import Source
+from marey.clips.decode import seeks_exactly
+from marey.clips.encode import Encoded, SegmentEncoder, fitted
+from marey.clips.probe import Scan, scan
+from marey.clips.row import ClipRow, Quarantined
+from marey.clips.storage import MAX_FPS, ClipStorage
+from marey.clips.video import Refused, explain, open_video
+
+# A source this little above the wanted rate (30.02 for 30, 30 for 29.97) keeps all its frames.
+_TOLERANCE = 1.02
+_GIB = 1 << 30
+
+
+def prepare_source(source: Source, storage: ClipStorage) -> list[ClipRow] | Quarantined:
+    """All rows of one video, or why it has none. Runs in this process, without limits on time and memory."""
+    try:
+        return list(iterate_rows(source, storage))
+    except Refused as refused:
+        return Quarantined(source.source_id, source.uri, refused.stage, refused.reason)
+
+
+def iterate_rows(source: Source, storage: ClipStorage) -> Iterator[ClipRow]:
+    """The rows of one video, one after another. Raises `Refused` before the first row where the video is unsound."""
+    if not Path(source.uri).exists():
+        raise Refused("list", "no such file")
+    pixels = storage.limits.max_pixels
+    found = scan(source.uri, max_pixels=pixels, checksums=storage.storage == "source")
+    kept, fps = keep(found.times, found.fps, storage.fps)
+    pieces = cut([found.times[number] for number in kept], fps, storage.max_seconds)
+    spans = [kept[start:stop] for start, stop in pieces]
+    rows = _encoded_rows if storage.storage == "h264" else _pointing_rows
+    yield from rows(source, storage, found, spans, fps)
+
+
+def keep(times: list[float], fps: float, wanted: float | None) -> tuple[list[int], float]:
+    """Indices of the frames to keep so that at most ``wanted`` (default 30) a second remain, and their rate.
+
+    Every frame where the source is not faster; else, for each instant of a regular grid, the frame on screen.
+    """
+    target = min(wanted or MAX_FPS, MAX_FPS) if wanted is None else wanted
+    if fps <= target * _TOLERANCE:
+        return list(range(len(times))), fps
+    kept: list[int] = []
+    tick, step = 0, 1 / target
+    for number, time in enumerate(times):
+        following = times[number + 1] if number + 1 < len(times) else math.inf
+        # The frame on screen at one or more instants of the grid; a nanosecond forgives rounding.
+        if times[0] + tick * step < following - 1e-9:
+            kept.append(number)
+            tick = max(tick + 1, math.floor((min(following, time + step) - times[0] - 1e-9) / step) + 1)
+    return kept, target
+
+
+def cut(times: list[float], fps: float, max_seconds: float) -> list[tuple[int, int]]:
+    """Cut frames shown at ``times`` into pieces [start, stop) of equal length, at most ``max_seconds`` each.
+
+    A piece that would hold a single frame joins its neighbour, the one case in which a piece may be longer.
+    """
+    length = times[-1] + 1 / fps - times[0]
+    count = max(1, math.ceil(length / max_seconds - 1e-6))
+    piece = [min(count - 1, int((time - times[0]) / length * count + 1e-9)) for time in times]
+    starts = [0] + [n for n in range(1, len(times)) if piece[n] != piece[n - 1]]
+    bounds = [*starts, len(times)]
+    joined: list[tuple[int, int]] = []
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        if joined and (stop - start < 2 or joined[-1][1] - joined[-1][0] < 2):
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def _encoded_rows(
+    source: Source, storage: ClipStorage, found: Scan, spans: list[list[int]], fps: float
+) -> Iterator[ClipRow]:
+    width, height = fitted(found.width, found.height, storage.short_side)
+    frames = _kept_frames(source.uri, [number for span in spans for number in span], storage.limits.max_pixels)
+    for span in spans:
+        encoder = SegmentEncoder(
+            width, height, found.rotation, fps=fps, gop=storage.gop, crf=storage.crf, preset=storage.preset
+        )
+        try:
+            for _ in span:
+                encoder.add(next(frames))
+            yield _encoded_row(source, found, span, fps, (width, height), encoder.finish())
+        except (av.FFmpegError, StopIteration) as error:
+            raise Refused("encode", explain(error)) from None
+
+
+def _kept_frames(uri: str, numbers: list[int], max_pixels: int) -> Iterator[VideoFrame]:
+    wanted = iter(numbers)
+    following = next(wanted, None)
+    with open_video(uri, max_pixels=max_pixels) as (container, stream):
+        for number, frame in enumerate(container.decode(stream)):
+            if number == following:
+                yield frame
+                following = next(wanted, None)
+
+
+def _encoded_row(
+    source: Source, found: Scan, span: list[int], fps: float, size: tuple[int, int], encoded: Encoded
+) -> ClipRow:
+    return ClipRow(
+        keyframes=encoded.keyframes,
+        packet_lengths=encoded.packet_lengths,
+        storage="h264",
+        payload=encoded.payload,
+        width=size[0],
+        height=size[1],
+        sha256=hashlib.sha256(encoded.payload).hexdigest(),
+        **_common(source, found, span, fps),
+    )
+
+
+def _pointing_rows(
+    source: Source, storage: ClipStorage, found: Scan, spans: list[list[int]], fps: float
+) -> Iterator[ClipRow]:
+    size = Path(source.uri).stat().st_size
+    with Path(source.uri).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    exact = not found.counted and seeks_exactly(source.uri, found)
+    keyframes = set(found.keyframes)
+    for span in spans:
+        worth_a_seek = [n for n, number in enumerate(span) if n == 0 or number in keyframes]
+        yield ClipRow(
+            keyframes=None if found.counted else worth_a_seek if exact else [],
+            packet_lengths=[_GIB] * (size // _GIB) + [size % _GIB],
+            storage="source",
+            payload=None,
+            width=found.width,
+            height=found.height,
+            sha256=digest,
+            **_common(source, found, span, fps),
+        )
+
+
+def _common(source: Source, found: Scan, span: list[int], fps: float) -> dict[str, object]:
+    last = span[-1] + 1
+    return {
+        "source_id": source.source_id,
+        "uri": source.uri,
+        "start_s": found.times[span[0]],
+        "end_s": found.times[last] if last < len(found.times) else found.end,
+        "timestamps": [found.times[number] for number in span],
+        "fps": fps,
+        "rotation": found.rotation,
+        "label": source.label,
+        "label_name": source.label_name,
+        "split": source.split,
+    }

@@ -1,0 +1,41 @@
+"""Settings of a clip table: how its rows are cut, scaled and stored, and what one video may cost."""
+
+from pydantic import Field
+
+from marey.clips.row import Storage
+from marey.clips.video import MAX_PIXELS
+from marey.config import Config
+
+MAX_FPS = 30.0
+
+
+class Limits(Config):
+    """What preparing one video may cost before it goes to quarantine."""
+
+    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    """Pixels of one frame (width x height)."""
+    seconds: float = Field(1800.0, gt=0)
+    """Seconds of wall clock for one video, and of processor time."""
+    memory_mib: int = Field(2048, ge=64)
+    """MiB of memory for one video, above what an idle process holds."""
+
+
+class ClipStorage(Config):
+    """How videos become the rows of a clip table."""
+
+    storage: Storage = "h264"
+    """h264: frames encoded again, made for reading in training; source: rows point into the original files."""
+    max_seconds: float = Field(10.0, gt=0)
+    """Longer videos are cut into equal pieces of at most this many seconds."""
+    fps: float | None = Field(None, gt=0)
+    """Frames a second to keep; none: the source's, at most 30. Never more than the source has."""
+    short_side: int = Field(256, ge=16)
+    """h264: pixels to which the shorter side is scaled down; smaller videos stay as they are."""
+    gop: int = Field(16, ge=1)
+    """h264: frames between keyframes."""
+    crf: float = Field(18.0, ge=0, le=51)
+    """h264: quality, lower is better; 18 is about 41 dB."""
+    preset: str = Field("medium", pattern="^(ultrafast|superfast|veryfast|faster|fast|medium|slow|slower|veryslow)$")
+    """h264: encoder preset; slower ones make smaller files."""
+    limits: Limits = Limits()
+    """What one video may cost."""

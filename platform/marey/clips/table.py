@@ -1,0 +1,247 @@
+"""A clip table on disk: a directory of Parquet files and a manifest that names them.
+
+    TABLE/data/*.parquet         rows (`marey.clips.row.SCHEMA`), payload uncompressed, small row groups
+    TABLE/quarantine/*.parquet   sources that gave no rows, and why
+    TABLE/manifest.json          which of those files are the table: rows, bytes, sha256 of each
+
+The manifest is written last, beside its final name, and renamed into place: a reader sees the old table or the new
+one, and never a file that the manifest does not name.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from marey.clips.groups import RowGroups
+from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, ClipRow, Quarantined, from_arrow
+from marey.errors import ClipError
+
+FORMAT = "marey-clip-table"
+MANIFEST = "manifest.json"
+HEAVY_COLUMNS = ("payload", "flow", "joints", "boxes")
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """One file of a table: path relative to the table, rows, bytes, sha256 of its content."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a table consists of; ``fingerprint`` names its content wherever it lies and whenever it was made."""
+
+    files: list[PartFile]
+    quarantine: list[PartFile]
+    rows: int
+    settings: dict[str, Any]
+    counts: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    format: str = FORMAT
+    schema_version: int = SCHEMA_VERSION
+
+
+def describe(table_dir: Path | str, relative: str) -> PartFile:
+    """Measure one Parquet file of a table. Raises `ClipError` naming it where it is not whole."""
+    path = Path(table_dir) / relative
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return PartFile(relative, _footer(path).metadata.num_rows, path.stat().st_size, digest)
+
+
+def publish(
+    table_dir: Path | str,
+    parts: Sequence[PartFile],
+    settings: Mapping[str, Any],
+    *,
+    quarantine: Sequence[PartFile] = (),
+    counts: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Make ``parts``, in this order, the content of the table: from here on readers see them and nothing else."""
+    manifest = Manifest(
+        files=list(parts),
+        quarantine=list(quarantine),
+        rows=sum(part.rows for part in parts),
+        settings=dict(settings),
+        counts=dict(counts or {}),
+        fingerprint=_fingerprint(parts),
+    )
+    text = json.dumps(asdict(manifest), indent=1, sort_keys=True)
+    write_atomically(Path(table_dir) / MANIFEST, text.encode())
+    return manifest
+
+
+def _fingerprint(parts: Sequence[PartFile]) -> str:
+    hashes = sorted(part.sha256 for part in parts if part.rows)
+    return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *hashes]).encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """The manifest of the table at ``path``. Raises `ClipError` where there is none or it is of another version."""
+    file = Path(path) / MANIFEST
+    try:
+        record = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ClipError(f"{path}: no clip table here ({MANIFEST} is missing); prepare one with jobs/prepare.py") from None
+    except (OSError, ValueError) as error:
+        raise ClipError(f"{file}: is not a readable manifest ({error}); prepare the table again") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ClipError(f"{file}: is not the manifest of a clip table (format must be {FORMAT!r})")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise ClipError(
+            f"{file}: schema version {record.get('schema_version')}, this Marey reads version {SCHEMA_VERSION}; "
+            "prepare the table again or use the Marey that made it"
+        )
+    try:
+        record["files"] = [PartFile(**part) for part in record["files"]]
+        record["quarantine"] = [PartFile(**part) for part in record["quarantine"]]
+        return Manifest(**record)
+    except (KeyError, TypeError) as error:
+        raise ClipError(f"{file}: is not a readable manifest ({error}); prepare the table again") from None
+
+
+class ClipTable:
+    """An open table: rows by number, in the order of its manifest. Safe to share between threads and to pickle."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._groups = RowGroups([(path / part.path, part.rows) for part in manifest.files])
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "manifest": self.manifest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["manifest"])  # type: ignore[misc]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content of the table: equal rows give equal fingerprints, wherever and however they were made."""
+        return self.manifest.fingerprint
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings it was prepared with: short_side, fps, storage, max_seconds ..."""
+        return self.manifest.settings
+
+    def read(self, indices: Sequence[int]) -> list[ClipRow]:
+        """The rows with these numbers, in this order; only their row groups are read."""
+        wrong = [index for index in indices if not 0 <= index < len(self)]
+        if wrong:
+            raise ClipError(f"{self.path}: no rows {wrong[:5]}; it holds rows 0 to {len(self) - 1}")
+        return [from_arrow(self._groups.row(index))[0] for index in indices]
+
+    def column(self, name: str) -> list[Any]:
+        """One light column of all rows, in order, without loading any payload."""
+        light = [column for column in SCHEMA.names if column not in HEAVY_COLUMNS]
+        if name not in light:
+            raise ClipError(f"{name!r} is not a light column of a clip table; there are {', '.join(light)}")
+        values: list[Any] = []
+        for part in self.manifest.files:
+            values += _footer(self.path / part.path).read(columns=[name]).column(name).to_pylist()
+        return values
+
+    def quarantined(self) -> list[Quarantined]:
+        """The sources that gave no rows, with stage and reason."""
+        found: list[Quarantined] = []
+        for part in self.manifest.quarantine:
+            records = _footer(self.path / part.path).read().to_pylist()
+            found += [Quarantined(**record) for record in records]
+        return found
+
+
+def open_table(path: Path | str) -> ClipTable:
+    """Open the table at ``path`` after checking version, presence, size and schema of every file.
+
+    Raises `ClipError` naming the file, and the column where columns are missing, added or changed.
+    """
+    root = Path(path).absolute()
+    manifest = read_manifest(root)
+    for part in manifest.files:
+        _check_part(root, part, SCHEMA)
+    for part in manifest.quarantine:
+        _check_part(root, part, QUARANTINE_SCHEMA)
+    return ClipTable(root, manifest)
+
+
+def verify(table: ClipTable) -> None:
+    """Read every file and compare it with the manifest's sha256; `ClipError` names the first that differs."""
+    for part in [*table.manifest.files, *table.manifest.quarantine]:
+        found = describe(table.path, part.path)
+        if found != part:
+            raise ClipError(
+                f"{table.path / part.path}: sha256 {found.sha256}, the manifest says {part.sha256}; the file is damaged, "
+                "prepare the table again"
+            )
+
+
+def _check_part(root: Path, part: PartFile, schema: pa.Schema) -> None:
+    path = root / part.path
+    if Path(part.path).is_absolute() or ".." in Path(part.path).parts:
+        raise ClipError(f"{root / MANIFEST}: names {part.path!r}, a file outside the table")
+    if not path.is_file():
+        raise ClipError(f"{path}: named by the manifest but missing; prepare the table again")
+    if path.stat().st_size != part.bytes:
+        raise ClipError(
+            f"{path}: {path.stat().st_size} bytes, the manifest says {part.bytes}; the file is damaged, "
+            "prepare the table again"
+        )
+    footer = _footer(path)
+    _check_schema(path, footer.schema_arrow, schema)
+    if footer.metadata.num_rows != part.rows:
+        raise ClipError(f"{path}: {footer.metadata.num_rows} rows, the manifest says {part.rows}; prepare it again")
+
+
+def _footer(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ClipError(f"{path}: is not a readable Parquet file ({error}); prepare the table again") from None
+
+
+def _check_schema(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
+    missing = [f"misses column {name!r}" for name in expected.names if name not in found.names]
+    extra = [f"has unknown column {name!r}" for name in found.names if name not in expected.names]
+    changed = [
+        f"column {name!r} is {found.field(name).type}, expected {expected.field(name).type}"
+        for name in expected.names
+        if name in found.names and found.field(name).type != expected.field(name).type
+    ]
+    if problems := missing + extra + changed:
+        raise ClipError(
+            f"{path}: {'; '.join(problems)}; not a file of schema version {SCHEMA_VERSION}, prepare the table again"
+        )

@@ -1,0 +1,77 @@
+"""The optimiser and its schedule."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from marey.config import Config
+
+Group = dict[str, object]
+
+
+class OptimConfig(Config):
+    """AdamW under a cosine schedule; the defaults are VideoMAE's pre-training (facts in the job files)."""
+
+    base_lr: float = Field(1.5e-4, gt=0)
+    """Peak learning rate for a global batch of 256; scaled in proportion to the batch."""
+    min_lr: float = Field(1e-5, ge=0)
+    """Learning rate at the end, for a global batch of 256; scaled likewise."""
+    warmup_epochs: float = Field(40.0, ge=0)
+    """Epochs over which the rate grows linearly from 0."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Decoupled weight decay; not applied to biases, norms, mask tokens and position tables."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's decay rates of the moments."""
+    eps: float = Field(1e-8, gt=0)
+    """Adam's denominator offset."""
+    clip_grad: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; a larger one is scaled down to it. None: no limit."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate by step: linear warm-up from 0, then a half cosine down to the minimum."""
+
+    peak: float
+    minimum: float
+    warmup_steps: int
+    total_steps: int
+
+    def lr(self, step: int) -> float:
+        """The rate of step ``step``, from 0 to ``total_steps`` - 1."""
+        if step < self.warmup_steps:
+            return self.peak * step / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
+        return self.minimum + (self.peak - self.minimum) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def schedule(config: OptimConfig, batch: int, total_steps: int, steps_per_epoch: float) -> Schedule:
+    """The schedule of a run with global batch ``batch`` (linear scaling rule, Goyal et al. 2017)."""
+    scale = batch / 256
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+    return Schedule(config.base_lr * scale, config.min_lr * scale, warmup, total_steps)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, never: frozenset[str]) -> list[Group]:
+    """Two groups: matrices, which decay, and all that does not (1-D tensors, biases, ``never``); frozen ones in none."""
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.ndim <= 1 or name.endswith("bias") or name in never
+            (free if exempt else decayed).append(parameter)
+    groups: list[Group] = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(groups: list[Group], config: OptimConfig) -> torch.optim.AdamW:
+    """PyTorch's AdamW, fused where the parameters' device has the kernel (CPU and CUDA do)."""
+    return torch.optim.AdamW(groups, lr=config.base_lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the rate ``lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

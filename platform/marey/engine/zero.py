@@ -1,0 +1,237 @@
+"""DeepSpeed: ZeRO stages 0 to 3 behind the same interface; the state stays portable.
+
+DeepSpeed's own checkpoints are never written: whole tensors are collected by parameter name and given back by name,
+so that what one stage and world size saved, any other loads, and plain torch too. DeepSpeed is imported in the
+constructor of `DeepSpeedStrategy` alone, because importing it takes seconds and only workers need it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from marey.clips.batch import Batch
+from marey.engine.optim import OptimConfig, adamw, parameter_groups, set_lr
+from marey.engine.strategy import (
+    MOMENTS,
+    Autocast,
+    EngineConfig,
+    Strategy,
+    StepResult,
+    TrainState,
+    load_weights,
+    moments_of,
+    weights_of,
+)
+from marey.recipes.base import Mode, Recipe, Step
+
+
+class DeepSpeedStrategy(Strategy):
+    """A recipe in a DeepSpeed engine, with PyTorch's AdamW inside ZeRO's optimiser."""
+
+    name = "deepspeed"
+
+    def __init__(
+        self, recipe: Recipe, optim: OptimConfig, config: EngineConfig, device: torch.device, accumulation: int = 1
+    ) -> None:
+        super().__init__(recipe, config, device)
+        self.deepspeed = _import_deepspeed(device)
+        self.optim = optim
+        self.accumulation = accumulation
+        self.engine: Any = None
+
+    def _start(self) -> None:
+        """Wrap the recipe; put off until weights are loaded, because stage 3 takes them apart here."""
+        optimizer = adamw(
+            parameter_groups(self.recipe, self.optim.weight_decay, self.recipe.no_weight_decay), self.optim
+        )
+        self.engine, *_ = self.deepspeed.initialize(
+            model=Autocast(self.recipe, self.device, self.config.precision),
+            optimizer=optimizer,
+            config=self._settings(),
+            dist_init_required=False,
+        )
+        self.parameters = dict(self.recipe.named_parameters())
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own arithmetic reads it
+            "gradient_accumulation_steps": self.accumulation,
+            "zero_optimization": {"stage": self.config.zero, "overlap_comm": self.device.type == "cuda"},
+            "zero_allow_untested_optimizer": True,
+            "gradient_clipping": self.optim.clip_grad or 0.0,
+            "steps_per_print": 2**31,
+            "wall_clock_breakdown": False,
+        }
+
+    def step(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
+        """See `Strategy.step`."""
+        if self.engine is None:
+            self._start()
+        assert len(micro_batches) == self.accumulation, "DeepSpeed counts micro-batches itself"
+        self.engine.train()
+        steps = []
+        for batch in micro_batches:
+            step = self.engine(batch.to(self.device))
+            self.engine.backward(step.loss)
+            steps.append(step)
+            if len(steps) < len(micro_batches):
+                self.engine.step()
+        norm = _plain_norm(self.parameters.values()) if self.config.zero == 0 else 0.0
+        set_lr(self.engine.optimizer, lr)
+        self.engine.step()
+        if self.config.zero > 0:
+            norm = float(self.engine.get_global_grad_norm())
+        return self._result(steps, norm)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, mode: Mode) -> Step:
+        """See `Strategy.forward`; through the engine, so that stage 3 gathers the parameters."""
+        if self.engine is None:
+            self._start()
+        self.engine.eval()
+        return self.engine(batch.to(self.device), mode=mode)
+
+    def state(self) -> TrainState:
+        """See `Strategy.state`; whole tensors are put together from the partitions, one parameter at a time."""
+        if self.engine is None:
+            self._start()
+        if self.config.zero == 0:
+            if self.rank != 0:
+                return TrainState({})
+            return TrainState(weights_of(self.recipe), *moments_of(self._inner(), self.parameters))
+        return self._collect()
+
+    def _collect(self) -> TrainState:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        self._link_moments()
+        started = any("exp_avg" in state for state in self._inner().state.values())
+        state = TrainState({name: buffer.cpu().clone() for name, buffer in self._buffers()})
+        for name, parameter in self.parameters.items():
+            whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad else _gathered(parameter)
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS} if started else {}
+            if self.rank == 0:
+                state.weights[name] = whole.detach().cpu().float().clone()
+                if moments and parameter.requires_grad:
+                    state.moments[name] = {key: moment.detach().cpu().clone() for key, moment in moments.items()}
+        state.optimizer_steps = self._counted() if started else 0
+        return state if self.rank == 0 else TrainState({})
+
+    def load(self, state: TrainState) -> None:
+        """See `Strategy.load`.
+
+        Weights go into the recipe before DeepSpeed takes it apart; in stage 3 setting only the fp32 partitions would
+        leave the first forward on old weights.
+        """
+        load_weights(self.recipe, state.weights)
+        self._start()
+        if not state.moments:
+            return
+        if self.config.zero == 0:
+            self._load_plain(state)
+            return
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        self._make_moments(state.optimizer_steps)
+        self._link_moments()
+        for name, parameter in self.parameters.items():
+            for key in MOMENTS:
+                if name in state.moments:
+                    safe_set_full_optimizer_state(parameter, state.moments[name][key].to(self.device), key)
+
+    def _load_plain(self, state: TrainState) -> None:
+        inner = self._inner()
+        for name, moments in state.moments.items():
+            parameter = self.parameters[name]
+            step = torch.tensor(float(state.optimizer_steps), device=self.device)
+            inner.state[parameter] = {"step": step, **{key: moments[key].to(self.device, copy=True) for key in MOMENTS}}
+
+    def _make_moments(self, count: int) -> None:
+        """Zero moments for every fp32 partition, which is what a first step would begin with."""
+        optimizer, inner = self.engine.optimizer, self._inner()
+        stage3 = self.config.zero == 3
+        partitions = optimizer.fp32_partitioned_groups_flat if stage3 else optimizer.single_partition_of_fp32_groups
+        for partition in partitions:
+            step = torch.tensor(float(count), device=self.device)
+            inner.state[partition] = {"step": step, **{key: torch.zeros_like(partition) for key in MOMENTS}}
+
+    def _link_moments(self) -> None:
+        """Let DeepSpeed look for the moments again.
+
+        Stages 1 and 2 link them once, after the first group's first step, when the other groups have none yet, and
+        take them for linked from then on (0.19.8); a test watches this.
+        """
+        optimizer = self.engine.optimizer
+        if hasattr(optimizer, "_hp_optimizer_states_linked"):
+            optimizer._hp_optimizer_states_linked = False
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _inner(self) -> torch.optim.Optimizer:
+        """PyTorch's optimiser, at whatever depth DeepSpeed wrapped it."""
+        optimizer = self.engine.optimizer
+        while hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer
+        return optimizer
+
+    def _counted(self) -> int:
+        return max(int(entry["step"]) for entry in self._inner().state.values() if "step" in entry)
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        kept = set(self.recipe.state_dict())
+        return ((name, buffer) for name, buffer in self.recipe.named_buffers() if name in kept)
+
+
+def _gathered(parameter: nn.Parameter) -> Tensor:
+    """A frozen parameter, whole, also where stage 3 has taken it apart."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
+def _plain_norm(parameters: Any) -> float:
+    """Norm of the averaged gradients: stage 0 in fp32 does not keep one."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """DeepSpeed logs a page at INFO; warnings still come through."""
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, ready to use in this process' group."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with _quiet():
+        import deepspeed
+        import deepspeed.ops
+
+        if device.type == "cpu":
+            # Otherwise a C++ extension is compiled at first use (a minute, needs ninja) that gloo does without.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if not distributed.is_initialized():
+            _alone()
+        deepspeed.init_distributed(dist_backend=distributed.get_backend(), verbose=False)
+    return deepspeed
+
+
+def _alone() -> None:
+    """A process group of one: DeepSpeed needs a group, and its launcher's variable, even for a single worker."""
+    os.environ.setdefault("LOCAL_RANK", "0")
+    store = distributed.HashStore()
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=store, rank=0, world_size=1)
