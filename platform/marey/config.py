@@ -113,12 +113,27 @@ def parse_value(path: str, text: str) -> Any:
 
 
 def override(config: C, words: Iterable[str]) -> C:
-    """``config`` changed by command-line words; see the module's text. Raises `ConfigError`."""
-    tree = to_tree(config)
-    for path, value in parse_words(words):
-        check_path(type(config), path, config)
-        _assign(tree, path.split("."), value)
-    return typing.cast(C, validate(type(config), tree))
+    """``config`` changed by command-line words; see the module's text. Raises `ConfigError`.
+
+    A group that has a ``name`` (``backbone``) starts anew from the name it is given, wherever among the words that
+    stands: ``backbone.depth=2 backbone=videomae_v2_tiny_pretrain`` is that model with two blocks.
+    """
+    pairs = parse_words(words)
+    naming = [pair for pair in pairs if _names_group(type(config), pair[0])]
+    for some in (naming, [pair for pair in pairs if pair not in naming]):
+        tree = to_tree(config)
+        for path, value in some:
+            check_path(type(config), path, config)
+            _assign(tree, path.split("."), value)
+        config = validate(type(config), tree) if some else config
+    return config
+
+
+def _names_group(kind: type[Config], path: str) -> bool:
+    """Whether ``path`` is ``group`` or ``group.name`` for a group with a ``name``."""
+    group = kind.model_fields.get(path.removesuffix(".name"))
+    found = _config_class(group.annotation) if group is not None else None
+    return found is not None and "name" in found.model_fields
 
 
 def _assign(tree: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -126,6 +141,8 @@ def _assign(tree: dict[str, Any], keys: list[str], value: Any) -> None:
         if not isinstance(tree.get(key), dict):
             tree[key] = {}
         tree = tree[key]
+    if keys[-1] == "name" and len(keys) > 1:
+        tree.clear()
     tree[keys[-1]] = value
 
 

@@ -97,7 +97,9 @@ def seeks_exactly(path: str | Path, found: Scan) -> bool:
         for number in trial:
             missing = {number}
             try:
-                _take_sought(row, container, stream, [number], missing, lambda n, frame: got.update({n: checksum(frame)}))
+                _take_sought(
+                    row, container, stream, [number], missing, lambda n, frame: got.update({n: checksum(frame)})
+                )
             except av.FFmpegError:
                 return False
     return all(got.get(number) == found.checksums[number] for number in trial)
@@ -139,7 +141,6 @@ def _read_packets(row: ClipRow, wanted: list[int], put: Put) -> None:
     assert row.packet_lengths is not None
     assert row.keyframes is not None
     ends = np.cumsum(row.packet_lengths)
-    payload = memoryview(row.payload)
     context = av.CodecContext.create("h264", "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
@@ -156,7 +157,7 @@ def _read_packets(row: ClipRow, wanted: list[int], put: Put) -> None:
     for index in wanted:
         position = max(position, row.keyframes[bisect_right(row.keyframes, index) - 1])
         for number in range(position, index + 1):
-            packet = Packet(payload[ends[number] - row.packet_lengths[number] : ends[number]])
+            packet = Packet(row.payload[ends[number] - row.packet_lengths[number] : ends[number]])
             packet.pts = packet.dts = number
             take(context.decode(packet))
         position = index + 1
@@ -194,9 +195,7 @@ def _changed(row: ClipRow, found: str) -> str:
     return f"{row.clip_id}: {row.uri} {what}: found {found}; put the file back or prepare the table again"
 
 
-def _take_counted(
-    row: ClipRow, stream: VideoStream, frames: Iterator[VideoFrame], missing: set[int], put: Put
-) -> None:
+def _take_counted(row: ClipRow, stream: VideoStream, frames: Iterator[VideoFrame], missing: set[int], put: Put) -> None:
     rate = frame_rate(stream)
     numbers = {round(row.timestamps[index] * rate): index for index in missing}
     for number, frame in enumerate(frames):

@@ -57,7 +57,9 @@ class RowGroups:
             try:
                 self._groups[key] = file.read_row_group(at, use_threads=False)
             except (pa.ArrowException, OSError) as error:
-                raise ClipError(f"{self._paths[number]}: row group {at} is damaged ({error}); prepare it again") from None
+                raise ClipError(
+                    f"{self._paths[number]}: row group {at} is damaged ({error}); prepare it again"
+                ) from None
             self._bytes += self._groups[key].nbytes
             while self._bytes > _MAX_BYTES and len(self._groups) > 1:
                 self._bytes -= self._groups.popitem(last=False)[1].nbytes

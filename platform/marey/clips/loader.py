@@ -1,18 +1,20 @@
-"""The feed in one process: the plan's samples read, decoded by threads, and handed over as batches, a few ahead.
+"""The feed: the plan's samples read, decoded by threads, and handed over as batches, a few ahead of the trainer.
 
-`marey.fleet.feed` is the same through Ray Data: one signature, identical batches.
+`feed` reads rows in this process. `marey.fleet.feed` has the same signature and lets Ray Data bring the rows; both
+decode here, in `decoded`, and so give identical batches.
 """
 
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from marey.clips.batch import Batch
 from marey.clips.pipeline import Pipeline
 from marey.clips.plan import Plan, Sample
+from marey.clips.row import ClipRow
 from marey.clips.table import ClipTable
 
 AHEAD = 2  # batches held ready
@@ -30,28 +32,45 @@ class FeedOrder:
     micro_batch: int
     """Samples of one forward pass on one worker; divides ``batch / world``."""
 
-    def micro_batches(self, step: int, rank: int, world: int) -> list[list[Sample]]:
-        """One worker's samples at one step, cut for accumulation."""
-        share = self.plan.slice(step, self.batch, rank, world)
-        return [share[first : first + self.micro_batch] for first in range(0, len(share), self.micro_batch)]
+    def micro_batches(self, start: int, stop: int, rank: int, world: int) -> Iterator[list[Sample]]:
+        """One worker's samples of steps ``start`` to ``stop`` (exclusive), cut into forward passes."""
+        for step in range(start, stop):
+            share = self.plan.slice(step, self.batch, rank, world)
+            for first in range(0, len(share), self.micro_batch):
+                yield share[first : first + self.micro_batch]
+
+
+def distinct_rows(samples: list[Sample]) -> list[int]:
+    """Row numbers in order, the repeats of a row once: what is read for a forward pass."""
+    return list(dict.fromkeys(one.row for one in samples))
 
 
 def feed(order: FeedOrder, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-    """Micro-batches of steps ``start`` to ``stop`` (exclusive) for one worker, in order.
+    """Batches of one worker for steps ``start`` to ``stop`` (exclusive), rows read in this process."""
 
-    Errors of reading and decoding are raised here, in the caller's thread. Closing the iterator ends its threads.
+    def rows() -> Iterator[ClipRow]:
+        for samples in order.micro_batches(start, stop, rank, world):
+            yield from order.table.read(distinct_rows(samples))
+
+    return decoded(order, order.micro_batches(start, stop, rank, world), rows)
+
+
+def decoded(
+    order: FeedOrder, micro_batches: Iterator[list[Sample]], rows: Callable[[], Iterator[ClipRow]]
+) -> Iterator[Batch]:
+    """Batches made of ``rows()``, which must bring each micro-batch's distinct rows in order.
+
+    Reading and decoding run ahead in threads; their errors are raised here, in the caller's thread. Closing the
+    iterator ends the threads.
     """
     ready: queue.Queue[Batch | Exception | None] = queue.Queue(maxsize=AHEAD)
     stopped = threading.Event()
 
     def fill() -> None:
         try:
-            with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as threads:
-                for step in range(start, stop):
-                    for samples in order.micro_batches(step, rank, world):
-                        rows = order.table.read([one.row for one in samples])
-                        if not _put(ready, order.pipeline.batch(rows, samples, threads), stopped):
-                            return
+            for batch in _batches(order, micro_batches, rows()):
+                if not _put(ready, batch, stopped):
+                    return
             _put(ready, None, stopped)
         except Exception as error:  # handed over: whatever it is, the caller must see it
             _put(ready, error, stopped)
@@ -66,6 +85,13 @@ def feed(order: FeedOrder, start: int, stop: int, rank: int = 0, world: int = 1)
     finally:
         stopped.set()
         thread.join()
+
+
+def _batches(order: FeedOrder, micro_batches: Iterator[list[Sample]], rows: Iterator[ClipRow]) -> Iterator[Batch]:
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as threads:
+        for samples in micro_batches:
+            at_hand = {number: next(rows) for number in distinct_rows(samples)}
+            yield order.pipeline.batch([at_hand[one.row] for one in samples], samples, threads)
 
 
 def _put(ready: "queue.Queue[Batch | Exception | None]", item: Batch | Exception | None, stop: threading.Event) -> bool:

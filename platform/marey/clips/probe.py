@@ -84,6 +84,8 @@ def scan(path: str | Path, *, max_pixels: int = MAX_PIXELS, checksums: bool = Fa
         try:
             for frame in _frames(container, stream, tally):
                 _note(frame, tally, max_pixels, checksums)
+        except MemoryError:
+            raise
         except (av.FFmpegError, ValueError) as error:
             raise Refused("decode", f"damaged: {len(tally.times)} frames readable, then {explain(error)}") from None
         return _conclude(container, stream, tally)
@@ -129,13 +131,16 @@ def checksum(frame: VideoFrame) -> int:
 
 def _conclude(container: InputContainer, stream: VideoStream, tally: _Tally) -> Scan:
     count = len(tally.times)
-    if tally.shape is None or count < MIN_FRAMES:
-        raise Refused("probe", f"holds {count} frame{'s' * (count != 1)}; a clip needs at least {MIN_FRAMES}")
+    if tally.shape is None:
+        raise Refused("decode", "no frame can be read from its video stream")
+    if count < MIN_FRAMES:
+        raise Refused("probe", f"holds {count} frame; a clip needs at least {MIN_FRAMES}")
     if count < _DECODED * tally.packets:
         raise Refused("decode", f"damaged: only {count} of {tally.packets} coded frames can be decoded")
     times, counted = _clock(tally.times, frame_rate(stream))
     fps = frame_rate(stream) if counted else (count - 1) / (times[-1] - times[0])
-    _check_promise(container, stream, times, fps)
+    latest = max(time for time in [times[-1], *tally.times] if time is not None)
+    _check_promise(container, stream, count, latest + 1 / fps, latest + 1 / fps - times[0])
     width, height, rotation = tally.shape
     if rotation in (90, 270):
         width, height = height, width
@@ -150,13 +155,12 @@ def _clock(times: list[float | None], rate: float) -> tuple[list[float], bool]:
     return [number / rate for number in range(len(times))], True
 
 
-def _check_promise(container: InputContainer, stream: VideoStream, times: list[float], fps: float) -> None:
+def _check_promise(container: InputContainer, stream: VideoStream, count: int, end: float, length: float) -> None:
+    """``end``: seconds at which the last frame ends; ``length``: from the first frame on. Headers mean either."""
     promised = _promised_seconds(container, stream)
-    end = times[-1] + 1 / fps
-    if promised is not None and max(end, end - times[0]) < _COMPLETE * promised:
+    if promised is not None and max(end, length) < _COMPLETE * promised:
         raise Refused(
-            "decode",
-            f"truncated: {len(times)} frames readable ({end - times[0]:.2f} s) of the {promised:.2f} s it promises",
+            "decode", f"truncated: {count} frames readable ({length:.2f} s) of the {promised:.2f} s it promises"
         )
 
 

@@ -3,7 +3,9 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 from av.video.frame import VideoFrame
@@ -47,7 +49,7 @@ def keep(times: list[float], fps: float, wanted: float | None) -> tuple[list[int
 
     Every frame where the source is not faster; else, for each instant of a regular grid, the frame on screen.
     """
-    target = min(wanted or MAX_FPS, MAX_FPS) if wanted is None else wanted
+    target = wanted or MAX_FPS
     if fps <= target * _TOLERANCE:
         return list(range(len(times))), fps
     kept: list[int] = []
@@ -72,7 +74,7 @@ def cut(times: list[float], fps: float, max_seconds: float) -> list[tuple[int, i
     starts = [0] + [n for n in range(1, len(times)) if piece[n] != piece[n - 1]]
     bounds = [*starts, len(times)]
     joined: list[tuple[int, int]] = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         if joined and (stop - start < 2 or joined[-1][1] - joined[-1][0] < 2):
             joined[-1] = (joined[-1][0], stop)
         else:
@@ -144,7 +146,7 @@ def _pointing_rows(
         )
 
 
-def _common(source: Source, found: Scan, span: list[int], fps: float) -> dict[str, object]:
+def _common(source: Source, found: Scan, span: list[int], fps: float) -> dict[str, Any]:
     last = span[-1] + 1
     return {
         "source_id": source.source_id,

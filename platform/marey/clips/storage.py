@@ -12,11 +12,11 @@ MAX_FPS = 30.0
 class Limits(Config):
     """What preparing one video may cost before it goes to quarantine."""
 
-    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     """Pixels of one frame (width x height)."""
-    seconds: float = Field(1800.0, gt=0)
+    seconds: float = Field(default=1800.0, gt=0)
     """Seconds of wall clock for one video, and of processor time."""
-    memory_mib: int = Field(2048, ge=64)
+    memory_mib: int = Field(default=2048, ge=64)
     """MiB of memory for one video, above what an idle process holds."""
 
 
@@ -25,17 +25,19 @@ class ClipStorage(Config):
 
     storage: Storage = "h264"
     """h264: frames encoded again, made for reading in training; source: rows point into the original files."""
-    max_seconds: float = Field(10.0, gt=0)
+    max_seconds: float = Field(default=10.0, gt=0)
     """Longer videos are cut into equal pieces of at most this many seconds."""
-    fps: float | None = Field(None, gt=0)
+    fps: float | None = Field(default=None, gt=0)
     """Frames a second to keep; none: the source's, at most 30. Never more than the source has."""
-    short_side: int = Field(256, ge=16)
+    short_side: int = Field(default=256, ge=16)
     """h264: pixels to which the shorter side is scaled down; smaller videos stay as they are."""
-    gop: int = Field(16, ge=1)
+    gop: int = Field(default=16, ge=1)
     """h264: frames between keyframes."""
-    crf: float = Field(18.0, ge=0, le=51)
+    crf: float = Field(default=18.0, ge=0, le=51)
     """h264: quality, lower is better; 18 is about 41 dB."""
-    preset: str = Field("medium", pattern="^(ultrafast|superfast|veryfast|faster|fast|medium|slow|slower|veryslow)$")
+    preset: str = Field(
+        default="medium", pattern="^(ultrafast|superfast|veryfast|faster|fast|medium|slow|slower|veryslow)$"
+    )
     """h264: encoder preset; slower ones make smaller files."""
     limits: Limits = Limits()
     """What one video may cost."""

@@ -113,7 +113,9 @@ def read_manifest(path: Path | str) -> Manifest:
     try:
         record = json.loads(file.read_text())
     except FileNotFoundError:
-        raise ClipError(f"{path}: no clip table here ({MANIFEST} is missing); prepare one with jobs/prepare.py") from None
+        raise ClipError(
+            f"{path}: no clip table here ({MANIFEST} is missing); prepare one with jobs/prepare.py"
+        ) from None
     except (OSError, ValueError) as error:
         raise ClipError(f"{file}: is not a readable manifest ({error}); prepare the table again") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -204,8 +206,8 @@ def verify(table: ClipTable) -> None:
         found = describe(table.path, part.path)
         if found != part:
             raise ClipError(
-                f"{table.path / part.path}: sha256 {found.sha256}, the manifest says {part.sha256}; the file is damaged, "
-                "prepare the table again"
+                f"{table.path / part.path}: sha256 {found.sha256}, the manifest says {part.sha256}; the file is "
+                "damaged, prepare the table again"
             )
 
 

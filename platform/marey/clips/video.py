@@ -15,6 +15,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -98,13 +99,17 @@ def _check_file(path: Path) -> None:
 def _best_stream(container: InputContainer) -> VideoStream:
     videos = [stream for stream in container.streams.video if not is_cover(stream)]
     if not videos:
-        kinds = sorted({stream.type for stream in container.streams}) or ["no streams"]
-        raise Refused("probe", f"holds no video stream (only {', '.join(kinds)})")
+        kinds = ", ".join(sorted({_kind(stream) for stream in container.streams}))
+        raise Refused("probe", f"holds no video stream ({'only ' + kinds if kinds else 'no streams at all'})")
     best = container.streams.best("video")
     stream = best if isinstance(best, VideoStream) and not is_cover(best) else videos[0]
     if stream.codec_context is None:
         raise Refused("probe", "the codec of its video stream is not supported")
     return stream
+
+
+def _kind(stream: Stream) -> str:
+    return "cover picture" if isinstance(stream, VideoStream) else str(stream.type)
 
 
 def is_cover(stream: VideoStream) -> bool:
@@ -135,13 +140,14 @@ def reformatter() -> VideoReformatter:
     """This thread's converter: building one for every frame costs a third of the time of decoding."""
     if not hasattr(_thread, "reformatter"):
         _thread.reformatter = VideoReformatter()
-    return _thread.reformatter  # type: ignore[no-any-return]
+    shared: VideoReformatter = _thread.reformatter
+    return shared
 
 
 def plane(frame: VideoFrame, index: int, height: int, width: int) -> Pixels:
     """A view [height, width] of one plane of an 8-bit frame, without the padding of its lines."""
     source = frame.planes[index]
-    return np.frombuffer(source, np.uint8).reshape(-1, source.line_size)[:height, :width]
+    return np.frombuffer(memoryview(source), np.uint8).reshape(-1, source.line_size)[:height, :width]
 
 
 def to_rgb(frame: VideoFrame, rotation: int = 0) -> Pixels:

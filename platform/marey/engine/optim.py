@@ -56,7 +56,7 @@ def schedule(config: OptimConfig, batch: int, total_steps: int, steps_per_epoch:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, never: frozenset[str]) -> list[Group]:
-    """Two groups: matrices, which decay, and all that does not (1-D tensors, biases, ``never``); frozen ones in none."""
+    """Two groups: matrices, which decay, and what does not (1-D tensors, biases, ``never``); frozen ones in none."""
     decayed, free = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

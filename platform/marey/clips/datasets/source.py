@@ -1,6 +1,20 @@
-"""One video to prepare."""
+"""One video to prepare, and the small rules that folders and lists share: labels, names of splits, duplicates."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from marey.errors import ClipError
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -12,3 +26,42 @@ class Source:
     label: int | None = None
     label_name: str | None = None
     split: str | None = None
+
+
+def is_split(name: str) -> bool:
+    """Whether a folder of this name usually holds one split of a data set."""
+    return name.lower() in _SPLITS
+
+
+def split_name(name: str | None) -> str | None:
+    """The one spelling of a split: "train", "validation", "test"; other names stay as they are."""
+    return _SPLITS.get(name.strip().lower(), name.strip()) if name and name.strip() else None
+
+
+def number_labels(sources: Sequence[Source]) -> list[Source]:
+    """Give label names without a number the place of the name among all names, sorted."""
+    if any(source.label is not None for source in sources):
+        return list(sources)
+    names = sorted({source.label_name for source in sources if source.label_name is not None})
+    number = {name: place for place, name in enumerate(names)}
+    return [
+        source if source.label_name is None else replace(source, label=number[source.label_name]) for source in sources
+    ]
+
+
+def unique(sources: Iterable[Source], where: str) -> list[Source]:
+    """One entry for each source_id, in order of first appearance; `ClipError` where two entries disagree."""
+    known: dict[str, Source] = {}
+    for source in sources:
+        first = known.setdefault(source.source_id, source)
+        if first != source:
+            raise ClipError(
+                f"{where}: {source.source_id!r} appears twice and differently: {_told(first)} and {_told(source)}; "
+                "keep one of the entries"
+            )
+    return list(known.values())
+
+
+def _told(source: Source) -> str:
+    label = source.label_name if source.label_name is not None else source.label
+    return f"label {label}, split {source.split}, file {source.uri}"

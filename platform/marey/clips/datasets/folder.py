@@ -1,0 +1,63 @@
+"""A folder of videos, with labels from a ``labels.csv`` in it or from its class folders.
+
+    VIDEOS/a.mp4                      no labels
+    VIDEOS/boxing/a.mp4               every video one level down, at least two folders: a class a folder
+    VIDEOS/train/boxing/a.mp4         first folders are all names of splits: the same, with splits
+    VIDEOS/labels.csv                 see `marey.clips.datasets.lists`; videos it does not name have no label
+
+What is a video is found out later by trying: only text files, and names that begin with a dot, are left out here.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from marey.clips.datasets.lists import list_sources
+from marey.clips.datasets.source import Source, is_split, number_labels, split_name
+from marey.errors import ClipError
+
+LABELS = "labels.csv"
+_TABLES = {".csv", ".tsv", ".txt", ".lst", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".xml"}
+_TEXTS = {".html", ".htm", ".md", ".rst", ".log", ".nfo", ".md5", ".sha1", ".sha256", ".py", ".sh"}
+_SUBTITLES = {".srt", ".vtt", ".ass", ".ssa"}
+_BESIDE_VIDEOS = _TABLES | _TEXTS | _SUBTITLES
+
+
+def folder_sources(root: Path) -> list[Source]:
+    """Every video below ``root``, sorted by source_id (its path below ``root``). `ClipError` if there is none."""
+    found = [Source(path.relative_to(root).as_posix(), str(path)) for path in _files(root)]
+    if not found:
+        raise ClipError(f"{root}: holds no videos; give a folder with video files, one video, or a list of them")
+    found.sort(key=lambda source: source.source_id)
+    if (root / LABELS).is_file():
+        listed = {source.source_id: source for source in list_sources(root / LABELS)}
+        unlisted = [source for source in found if source.source_id not in listed]
+        return sorted([*listed.values(), *unlisted], key=lambda source: source.source_id)
+    return _labelled(found)
+
+
+def _files(root: Path) -> list[Path]:
+    """Files that may be videos; linked folders are followed, each once."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        files += [path for path in paths if path.suffix.lower() not in _BESIDE_VIDEOS and path.is_file()]
+    return files
+
+
+def _labelled(sources: list[Source]) -> list[Source]:
+    """Labels and splits where the folders tell them, and then for every video."""
+    parts = [source.source_id.split("/")[:-1] for source in sources]
+    if all(part and is_split(part[0]) for part in parts):
+        sources = [replace(source, split=split_name(part[0])) for source, part in zip(sources, parts, strict=True)]
+        parts = [part[1:] for part in parts]
+    if all(len(part) == 1 for part in parts) and len({part[0] for part in parts}) > 1:
+        sources = [replace(source, label_name=part[0]) for source, part in zip(sources, parts, strict=True)]
+    return number_labels(sources)

@@ -1,0 +1,244 @@
+"""Videos to a clip table: chunks of sources become part files, and a manifest makes the parts a table.
+
+`prepare_all` does it in this process; `marey.fleet.tables.build_table` runs the same `prepare_chunk` all over a
+cluster. Both give the same files and the same fingerprint, and both go on where a killed run stopped.
+"""
+
+import csv
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from marey.clips.datasets import Source
+from marey.clips.parts import (
+    Chunk,
+    ChunkReport,
+    PartWriter,
+    cut_chunks,
+    finished,
+    part_paths,
+    report,
+    write_quarantine,
+)
+from marey.clips.row import Quarantined, to_arrow
+from marey.clips.sandbox import Sandbox, quarantined
+from marey.clips.segments import iterate_rows, prepare_source
+from marey.clips.storage import ClipStorage, Limits
+from marey.clips.table import MANIFEST, publish, read_manifest, write_atomically
+from marey.clips.video import Refused
+from marey.config import to_tree
+from marey.errors import ClipError
+
+__all__ = [
+    "Chunk",
+    "ChunkReport",
+    "ClipStorage",
+    "Limits",
+    "Progress",
+    "Summary",
+    "cut_chunks",
+    "finish",
+    "prepare_all",
+    "prepare_chunk",
+    "prepare_source",
+]
+
+QUARANTINE_REPORT = "quarantine-report.csv"
+_STALE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparation is, in videos."""
+
+    done: int
+    total: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.done / self.seconds if self.seconds > 0 else 0.0
+        left = f"{(self.total - self.done) / rate:.0f} s left" if rate else "time left unknown"
+        return f"prepared {self.done} of {self.total} videos, {rate:.1f} videos/s, {left}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a preparation made: ``quarantined`` counts sources by (stage, reason), the most frequent first."""
+
+    table: Path
+    fingerprint: str
+    videos: int
+    clips: int
+    seconds: float
+    quarantined: list[tuple[str, str, int]]
+
+    @property
+    def num_quarantined(self) -> int:
+        """Sources that gave no rows."""
+        return sum(count for _, _, count in self.quarantined)
+
+    def __str__(self) -> str:
+        first = (
+            f"{self.table}: {self.clips} clips ({self.seconds:.0f} s) from {self.videos - self.num_quarantined} "
+            f"of {self.videos} videos, fingerprint {self.fingerprint[:12]}"
+        )
+        return "\n".join([first, *_reasons(self.quarantined)])
+
+
+def prepare_all(
+    sources: Sequence[Source],
+    storage: ClipStorage,
+    table: Path | str,
+    max_quarantine: float = 0.1,
+    progress: Callable[[Progress], None] | None = None,
+    isolate: bool = True,
+) -> Summary:
+    """Prepare a whole table in this process, one video after another; see `finish` for what can go wrong at the end.
+
+    ``isolate``: run each video in a process of its own, with the limits of ``storage.limits``.
+    """
+    chunks = cut_chunks(sources)
+    reports: list[ChunkReport] = []
+    start, done = time.monotonic(), 0
+    for chunk in chunks:
+        reports.append(prepare_chunk(chunk, storage, table, isolate))
+        done += len(chunk.sources)
+        if progress:
+            progress(Progress(done, len(sources), time.monotonic() - start))
+    return finish(table, reports, storage, max_quarantine)
+
+
+def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Path | str, isolate: bool = True) -> ChunkReport:
+    """Make the pair of part files of one chunk, unless an earlier run did. Safe to run again after any failure.
+
+    Each file is written under a temporary name and renamed: first the quarantine, then the rows, whose presence says
+    that the chunk is done. A source that gives no rows is quarantined whole: half a video is never kept.
+    """
+    root = Path(table_dir)
+    if (known := finished(chunk, storage, root)) is not None:
+        return known
+    data, quarantine = part_paths(chunk.name(storage))
+    writer = PartWriter(root / data)
+    try:
+        refused = _write_rows(chunk, storage, writer, isolate)
+        write_quarantine(root / quarantine, refused)
+        writer.commit()
+    except BaseException:
+        writer.discard()
+        raise
+    return report(chunk, root, data, quarantine)
+
+
+def _write_rows(chunk: Chunk, storage: ClipStorage, writer: PartWriter, isolate: bool) -> list[Quarantined]:
+    refused: list[Quarantined] = []
+    if not isolate:
+        for source in chunk.sources:
+            _write_source(source, _own_tables(source, storage), writer, refused)
+        return refused
+    with Sandbox(storage) as sandbox:
+        for source in chunk.sources:
+            _write_source(source, sandbox.tables(source), writer, refused)
+    return refused
+
+
+def _write_source(source: Source, tables: Iterator[pa.Table], writer: PartWriter, refused: list[Quarantined]) -> None:
+    try:
+        for table in tables:
+            writer.add(table)
+    except Refused as reason:
+        refused.append(quarantined(source, reason))
+
+
+def _own_tables(source: Source, storage: ClipStorage) -> Iterator[pa.Table]:
+    # All rows before the first is passed on: a video that breaks while it is encoded leaves nothing.
+    yield from [to_arrow([row]) for row in iterate_rows(source, storage)]
+
+
+def finish(
+    table_dir: Path | str, reports: Sequence[ChunkReport], storage: ClipStorage, max_quarantine: float = 0.1
+) -> Summary:
+    """Publish the parts in ``reports``, in their order, as the table, and say what it holds.
+
+    The list of refused videos is always written to ``TABLE/quarantine-report.csv``. Raises `ClipError`, leaving a
+    table that was there before as it was and all parts in place, where nothing could be prepared or more than
+    ``max_quarantine`` (a share of the videos) was refused. Otherwise parts that neither this table nor the one before
+    names are deleted.
+    """
+    root = Path(table_dir)
+    counts: Counter[tuple[str, str]] = sum((one.quarantined for one in reports), Counter())
+    reasons = [(stage, reason, count) for (stage, reason), count in counts.most_common()]
+    videos, clips = sum(one.videos for one in reports), sum(one.clips for one in reports)
+    seconds = sum(one.seconds for one in reports)
+    _write_report(root, reports)
+    _check_share(root, videos, clips, reasons, max_quarantine)
+    before = _named(root)
+    manifest = publish(
+        root,
+        [one.data for one in reports],
+        to_tree(storage),
+        quarantine=[one.quarantine for one in reports],
+        counts={"videos": videos, "clips": clips, "seconds": round(seconds, 3), "quarantined": sum(counts.values())},
+    )
+    _delete_strangers(root, before | _named(root))
+    return Summary(root, manifest.fingerprint, videos, clips, seconds, reasons)
+
+
+def _check_share(
+    root: Path, videos: int, clips: int, reasons: list[tuple[str, str, int]], max_quarantine: float
+) -> None:
+    refused = sum(count for _, _, count in reasons)
+    if clips and refused <= max_quarantine * videos:
+        return
+    what = f"{refused} of {videos} videos cannot be used"
+    remedy = f"The table was not published; every refused video is listed in {root / QUARANTINE_REPORT}."
+    if clips:
+        what += f", more than max_quarantine={max_quarantine:g} allows"
+        share = min(1.0, refused / videos + 0.005)
+        remedy += f" Mend the videos, or go on without them: max_quarantine={share:.2f} (what is done is kept)."
+    raise ClipError("\n".join([what + ":", *_reasons(reasons), remedy]))
+
+
+def _reasons(reasons: list[tuple[str, str, int]], shown: int = 8) -> list[str]:
+    lines = [f"  {count} x {stage}: {reason}" for stage, reason, count in reasons[:shown]]
+    rest = sum(count for _, _, count in reasons[shown:])
+    return [*lines, f"  {rest} more for other reasons"] if rest else lines
+
+
+def _write_report(root: Path, reports: Iterable[ChunkReport]) -> None:
+    """``quarantine-report.csv``: source_id, uri, stage, reason, for a person to read."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["source_id", "uri", "stage", "reason"])
+    for one in reports:
+        if one.quarantined:
+            rows = pq.read_table(root / one.quarantine.path, partitioning=None).to_pylist()
+            writer.writerows([_inert(str(value)) for value in row.values()] for row in rows)
+    write_atomically(root / QUARANTINE_REPORT, text.getvalue().encode())
+
+
+def _inert(value: str) -> str:
+    """A spreadsheet would run a file name that starts like a formula."""
+    return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
+
+
+def _named(root: Path) -> set[str]:
+    if not (root / MANIFEST).exists():
+        return set()
+    manifest = read_manifest(root)
+    return {part.path for part in [*manifest.files, *manifest.quarantine]}
+
+
+def _delete_strangers(root: Path, named: set[str]) -> None:
+    for folder in ("data", "quarantine"):
+        for path in (root / folder).iterdir():
+            unfinished = path.name.endswith(".tmp")
+            if unfinished and time.time() - path.stat().st_mtime < _STALE_SECONDS:
+                continue  # another preparation may be writing it
+            if unfinished or f"{folder}/{path.name}" not in named:
+                path.unlink()

@@ -1,0 +1,227 @@
+"""Preparing each video in a process of its own, so that a crash, a bomb or a hang costs that one video.
+
+`Sandbox` starts one server (``python -m marey.clips.sandbox``) that imports everything once and then forks a child for
+each video: cheap, and with limits on memory, processor time and wall clock. Requests are lines of JSON on the server's
+standard input; rows come back in an Arrow file, so that a long video never lies in memory whole. The server ends when
+its input does, that is, when whoever started it is gone; a child ends with its server.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+import marey
+from marey.clips.datasets import Source
+from marey.clips.row import SCHEMA, Quarantined, to_arrow
+from marey.clips.segments import iterate_rows
+from marey.clips.storage import ClipStorage
+from marey.clips.video import Refused
+from marey.config import to_tree, validate
+from marey.errors import ClipError
+
+_MAX_RESULT_BYTES = 64 << 30
+_MAX_OPEN_FILES = 64
+_PR_SET_PDEATHSIG = 1
+
+
+class Sandbox:
+    """A server process that prepares videos one at a time; a context manager."""
+
+    def __init__(self, storage: ClipStorage) -> None:
+        self._storage = storage
+        self._folder = tempfile.TemporaryDirectory(prefix="marey-sandbox-")
+        # Where the package is importable only because of this process's own sys.path, the server must be told.
+        root = str(Path(marey.__file__).parent.parent)
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "marey.clips.sandbox"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            cwd=self._folder.name,
+            start_new_session=True,  # Ctrl-C is for us; the server ends with its standard input
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+        self._folder.cleanup()
+
+    def tables(self, source: Source) -> Iterator[pa.Table]:
+        """The rows of one video as Arrow tables of a few rows. Raises `Refused` where it has none."""
+        rows = Path(self._folder.name) / "rows.arrow"
+        answer = self._ask({"source": asdict(source), "storage": to_tree(self._storage), "rows": str(rows)})
+        if answer["status"] != "ok":
+            raise Refused(answer["stage"], answer["reason"])
+        with pa.memory_map(str(rows)) as file, pa.ipc.open_file(file) as reader:
+            for number in range(reader.num_record_batches):
+                yield pa.Table.from_batches([reader.get_batch(number)])
+        rows.unlink()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        try:
+            self._server.stdin.write(json.dumps(request).encode() + b"\n")
+            self._server.stdin.flush()
+            line = self._server.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            raise ClipError(f"the process that decodes videos has ended (exit status {self._server.wait()})")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def serve() -> None:
+    """Answer requests until standard input ends."""
+    # Results go where stdout led; what libraries print must not get between them.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    while line := _read_line():
+        answers.write(json.dumps(_run(json.loads(line))) + "\n")
+        answers.flush()
+
+
+def _read_line() -> bytes:
+    """One line of standard input, unbuffered, so that `select` sees when it ends."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1 << 16)
+        if not piece:
+            return b""
+        line += piece
+    return line
+
+
+def _run(request: dict[str, Any]) -> dict[str, Any]:
+    storage: ClipStorage = validate(ClipStorage, request["storage"])
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _child(request, storage, writer)
+    os.close(writer)
+    timed_out = not _wait(reader, child, storage.limits.seconds)
+    said = b"" if timed_out else _drain(reader)
+    os.close(reader)
+    status = os.waitpid(child, 0)[1]
+    if said:
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+    return {"status": "refused", "stage": "decode", "reason": _death(status, timed_out, storage)}
+
+
+def _drain(reader: int) -> bytes:
+    said = b""
+    while piece := os.read(reader, 1 << 16):
+        said += piece
+    return said
+
+
+def _wait(reader: int, child: int, seconds: float) -> bool:
+    """Wait until the child speaks or ends; kill it, and return False, when its time is over."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([reader, 0], [], [], left)
+        if reader in ready:
+            return True
+        if ready and not os.read(0, 1):  # whoever started us is gone
+            os.kill(child, signal.SIGKILL)
+            os._exit(1)
+    os.kill(child, signal.SIGKILL)
+    return False
+
+
+def _death(status: int, timed_out: bool, storage: ClipStorage) -> str:
+    limits = storage.limits
+    if timed_out:
+        return f"took longer than {limits.seconds:g} s (clips.limits.seconds)"
+    if not os.WIFSIGNALED(status):
+        return f"the decoder gave up (exit status {os.waitstatus_to_exitcode(status)})"
+    number = os.WTERMSIG(status)
+    if number in (signal.SIGXCPU, signal.SIGKILL):
+        return f"used more than {limits.seconds:g} s of processor time (clips.limits.seconds), or was killed"
+    if number == signal.SIGXFSZ:
+        return f"its rows exceed {_MAX_RESULT_BYTES >> 30} GiB"
+    return f"the decoder crashed ({signal.Signals(number).name})"
+
+
+def _child(request: dict[str, Any], storage: ClipStorage, writer: int) -> None:
+    """Prepare one video and say how it went; never returns."""
+    try:
+        _restrict(storage)
+        answer = _prepare(request, storage)
+    except MemoryError:
+        answer = _refusal("decode", f"needs more than {storage.limits.memory_mib} MiB (clips.limits.memory_mib)")
+    except Refused as refused:
+        answer = _refusal(refused.stage, refused.reason)
+    except Exception as error:  # the process ends here; what it met is the answer
+        answer = _refusal("decode", f"{type(error).__name__}: {error}")
+    os.write(writer, json.dumps(answer).encode())
+    os._exit(0)
+
+
+def _refusal(stage: str, reason: str) -> dict[str, Any]:
+    return {"status": "refused", "stage": stage, "reason": reason}
+
+
+def _prepare(request: dict[str, Any], storage: ClipStorage) -> dict[str, Any]:
+    rows = iterate_rows(Source(**request["source"]), storage)
+    with pa.OSFile(request["rows"], "wb") as file, pa.ipc.new_file(file, SCHEMA) as stream:
+        for row in rows:
+            stream.write_table(to_arrow([row]))
+    return {"status": "ok"}
+
+
+def _restrict(storage: ClipStorage) -> None:
+    """Limits for this process and, on Linux, an end together with its server."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    limits = storage.limits
+    memory = _address_space() + (limits.memory_mib << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    seconds = int(limits.seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_RESULT_BYTES, _MAX_RESULT_BYTES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
+
+
+def _address_space() -> int:
+    """Bytes of address space in use now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 1 << 18
+    return pages * resource.getpagesize()
+
+
+def quarantined(source: Source, refused: Refused) -> Quarantined:
+    """The line of the quarantine list for a refused source."""
+    return Quarantined(source.source_id, source.uri, refused.stage, refused.reason)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,206 @@
+"""Checkpoints of our own: safetensors by name, committed by one rename, verified before they are trusted.
+
+    checkpoints/000000000200/
+        weights.safetensors, or weights-00001-of-00003 ...    parameters and buffers by name
+        optimizer.safetensors ...                             moments: "<parameter>/exp_avg", "<parameter>/exp_avg_sq"
+        state.json                                            step, epoch, seed, lineage
+        MANIFEST.json                                         format version; size and sha256 of each file
+
+Written into a temporary directory beside, every file flushed to disk, the manifest last, then renamed: a directory of
+that name is whole or does not exist. `newest` verifies and falls back to an older one if a file was damaged since.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from marey.config import Config
+from marey.engine.strategy import MOMENTS, TrainState
+from marey.errors import CheckpointError
+
+FORMAT_VERSION = 1
+MANIFEST = "MANIFEST.json"
+SHARD_BYTES = 2 * 2**30  # most bytes of one weights file
+
+
+class CheckpointConfig(Config):
+    """When to save and what to keep."""
+
+    every: int = Field(500, gt=0)
+    """Steps from one checkpoint to the next; the last step is always saved."""
+    keep_last: int = Field(2, gt=0)
+    """Newest checkpoints that are kept, beside the best."""
+    keep_best: Literal["loss", "none"] = "loss"
+    """loss: also keep the checkpoint with the lowest mean training loss since the one before."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One checkpoint on disk."""
+
+    path: Path
+    step: int
+    state: Mapping[str, Any]
+
+
+def save(directory: Path, state: TrainState, facts: Mapping[str, Any]) -> Saved:
+    """Write checkpoint ``directory/<step>``; ``facts`` (with "step") become its state.json. Raises `OSError` as it is."""
+    step = int(facts["step"])
+    final = directory / f"{step:012d}"
+    temporary = directory / f".writing-{step:012d}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        _write_files(temporary, state, facts)
+        _commit(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return Saved(final, step, dict(facts))
+
+
+def _write_files(directory: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
+    moments = {f"{name}/{key}": each[key] for name, each in state.moments.items() for key in MOMENTS}
+    _write_tensors(directory, "weights", state.weights)
+    if moments:
+        _write_tensors(directory, "optimizer", moments)
+    record = {**facts, "optimizer_steps": state.optimizer_steps}
+    (directory / "state.json").write_text(json.dumps(record, indent=1))
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _flushed_hash(path)} for path in _sorted(directory)}
+    manifest = {"format_version": FORMAT_VERSION, "step": facts["step"], "files": files}
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _flushed_hash(directory / MANIFEST)
+
+
+def _write_tensors(directory: Path, kind: str, tensors: Mapping[str, Tensor]) -> None:
+    shards = list(_shards(tensors))
+    for number, shard in enumerate(shards, 1):
+        suffix = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
+        save_file(
+            {name: tensor.contiguous() for name, tensor in shard.items()}, directory / f"{kind}{suffix}.safetensors"
+        )
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    held = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if shard and held + size > SHARD_BYTES:
+            yield shard
+            shard, held = {}, 0
+        shard[name] = tensor
+        held += size
+    yield shard
+
+
+def _commit(temporary: Path, final: Path) -> None:
+    """Make the directory durable, then visible; an older one of that step (never a whole one) gives way."""
+    _sync(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _sync(final.parent)
+
+
+def _flushed_hash(path: Path) -> str:
+    with path.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return digest
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sorted(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.name != MANIFEST)
+
+
+def verify(path: Path) -> Saved:
+    """Check a checkpoint's manifest, sizes and hashes; `CheckpointError` names the file that does not fit."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = manifest["files"].items()
+        version, step = manifest["format_version"], int(manifest["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path / MANIFEST}: missing or unreadable ({error}); this checkpoint is not whole"
+        ) from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format version {version}, this version of Marey reads {FORMAT_VERSION}")
+    for name, expected in files:
+        _check_file(path / name, expected)
+    return Saved(path, step, json.loads((path / "state.json").read_text()))
+
+
+def _check_file(file: Path, expected: Mapping[str, Any]) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing")
+    if (size := file.stat().st_size) != expected["bytes"]:
+        raise CheckpointError(f"{file}: {size} bytes, the manifest says {expected['bytes']}")
+    with file.open("rb") as opened:
+        if hashlib.file_digest(opened, "sha256").hexdigest() != expected["sha256"]:
+            raise CheckpointError(f"{file}: content differs from its sha256 in the manifest")
+
+
+def steps(directory: Path) -> list[Path]:
+    """Checkpoint directories, oldest first; not verified."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if path.is_dir() and path.name.isdigit())
+
+
+def newest(directory: Path, report: Any = print) -> Saved | None:
+    """The newest whole checkpoint, or None. A damaged one is named through ``report`` and set aside, never deleted."""
+    for path in reversed(steps(directory)):
+        try:
+            return verify(path)
+        except CheckpointError as error:
+            aside = path.with_name(f"damaged-{path.name}")
+            report(f"checkpoint set aside as {aside}: {error}")
+            if not aside.exists():
+                path.rename(aside)
+    return None
+
+
+def read(saved: Saved) -> TrainState:
+    """Weights and moments of a verified checkpoint."""
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in _read_tensors(saved.path, "optimizer").items():
+        parameter, key = name.rsplit("/", 1)
+        moments.setdefault(parameter, {})[key] = tensor
+    return TrainState(_read_tensors(saved.path, "weights"), moments, int(saved.state.get("optimizer_steps", 0)))
+
+
+def _read_tensors(directory: Path, kind: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(directory.glob(f"{kind}*.safetensors")):
+        tensors |= load_file(path)
+    return tensors
+
+
+def prune(directory: Path, config: CheckpointConfig, best: int | None) -> None:
+    """Delete all but the newest ``keep_last`` and the one of step ``best``; leftovers of killed writers too."""
+    kept = {path.name for path in steps(directory)[-config.keep_last :]}
+    if best is not None:
+        kept.add(f"{best:012d}")
+    for path in steps(directory):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+    for leftover in directory.glob(".writing-*"):
+        shutil.rmtree(leftover, ignore_errors=True)

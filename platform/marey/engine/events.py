@@ -1,0 +1,100 @@
+"""What happens in a run, as immutable events, and the hooks that listen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from marey.engine.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far a run has come. Advanced by `tick` only; a checkpoint holds it."""
+
+    step: int
+    """Optimiser steps done."""
+    total_steps: int
+    """Steps of the whole run."""
+    batch: int
+    """Global batch."""
+    epoch_length: int
+    """Samples in an epoch."""
+
+    @property
+    def samples(self) -> int:
+        """Samples seen."""
+        return self.step * self.batch
+
+    @property
+    def epoch(self) -> float:
+        """Epochs seen, with their fraction."""
+        return self.samples / self.epoch_length
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step is done."""
+        return self.step >= self.total_steps
+
+    def tick(self) -> "Clock":
+        """One step later."""
+        return Clock(self.step + 1, self.total_steps, self.batch, self.epoch_length)
+
+
+@dataclass(frozen=True)
+class Started:
+    """Before the first step, after a checkpoint was taken up (``resumed_from``: its step)."""
+
+    clock: Clock
+    resumed_from: int | None
+    strategy: Strategy
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """After an optimiser step."""
+
+    clock: Clock
+    loss: float
+    """Mean over the global batch."""
+    metrics: dict[str, float]
+    lr: float
+    grad_norm: float
+    """Before clipping."""
+    seconds: float
+    """Wall time of the step, waiting for data included."""
+    data_seconds: float
+    """Of these, waiting for data (the slowest worker's)."""
+    strategy: Strategy
+
+
+@dataclass(frozen=True)
+class CheckpointWritten:
+    """After a checkpoint was committed."""
+
+    clock: Clock
+    path: Path
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """After the last step and its checkpoint."""
+
+    clock: Clock
+
+
+Event = Started | Stepped | CheckpointWritten | Ended
+
+
+class Hook(Protocol):
+    """Listens to a run. Every worker has the same hooks, so that a hook may make collective calls."""
+
+    def on(self, event: Event) -> None:
+        """Called in order, from the training thread."""
+
+
+def emit(hooks: Sequence[Hook], event: Event) -> None:
+    """Hand ``event`` to every hook."""
+    for hook in hooks:
+        hook.on(event)

@@ -1,0 +1,146 @@
+"""Hooks of every run: progress on the console, numbers and pictures to a tracker."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from pydantic import Field
+
+from marey.clips.batch import Batch
+from marey.clips.loader import FeedOrder
+from marey.config import Config
+from marey.engine.events import CheckpointWritten, Ended, Event, Started, Stepped
+from marey.tracking.base import Tracker
+from marey.tracking.pictures import reconstruction_strip
+
+
+class LogConfig(Config):
+    """What is reported, and how often."""
+
+    every: int = Field(10, gt=0)
+    """Steps between two lines of progress."""
+    metrics_every: int = Field(1, gt=0)
+    """Steps between two points of the tracked curves."""
+    pictures_every: int = Field(200, gt=0)
+    """Steps between two pictures; the first and the last step always give one."""
+
+
+class Progress:
+    """Lines of progress from rank 0: step, epoch, loss, clips a second, time left."""
+
+    def __init__(self, config: LogConfig, rank: int) -> None:
+        self.config = config
+        self.rank = rank
+        self.began = time.monotonic()
+        self.first_step = 0
+
+    def on(self, event: Event) -> None:
+        """See `Hook.on`."""
+        if self.rank != 0:
+            return
+        if isinstance(event, Started):
+            self.began, self.first_step = time.monotonic(), event.clock.step
+            if event.resumed_from is not None:
+                _say(f"resumed from the checkpoint of step {event.resumed_from}")
+        elif isinstance(event, Stepped) and self._due(event):
+            _say(self._line(event))
+        elif isinstance(event, CheckpointWritten):
+            _say(f"checkpoint {event.path} ({event.seconds:.1f} s)")
+        elif isinstance(event, Ended):
+            _say(f"done: {event.clock.step} steps, {event.clock.epoch:.2f} epochs")
+
+    def _due(self, event: Stepped) -> bool:
+        clock = event.clock
+        return clock.done or clock.step % self.config.every == 0 or clock.step == self.first_step + 1
+
+    def _line(self, event: Stepped) -> str:
+        clock = event.clock
+        rate = (time.monotonic() - self.began) / (clock.step - self.first_step)
+        left = _clock(rate * (clock.total_steps - clock.step))
+        return (
+            f"step {clock.step}/{clock.total_steps}  epoch {clock.epoch:.2f}  loss {event.loss:.4f}  "
+            f"lr {event.lr:.2e}  grad {event.grad_norm:.3f}  {clock.batch / event.seconds:.1f} clips/s  "
+            f"data {100 * event.data_seconds / event.seconds:.0f} %  left {left}"
+        )
+
+
+class Tracking:
+    """Numbers from rank 0 to a tracker, under the names that the curves have."""
+
+    def __init__(self, tracker: Tracker | None, config: LogConfig) -> None:
+        self.tracker = tracker
+        self.config = config
+
+    def on(self, event: Event) -> None:
+        """See `Hook.on`."""
+        if self.tracker is None:
+            return
+        if isinstance(event, Stepped) and (event.clock.done or event.clock.step % self.config.metrics_every == 0):
+            self.tracker.metrics(event.clock.step, _numbers(event))
+        elif isinstance(event, CheckpointWritten):
+            self.tracker.metrics(event.clock.step, {"system/checkpoint_seconds": event.seconds})
+
+
+class Pictures:
+    """Strips of original, masked and reconstructed frames. Every worker runs forward; rank 0 draws.
+
+    The clip is sample 0 of the plan, masked in the same way each time, also after a restart: what changes between
+    two pictures is the model.
+    """
+
+    def __init__(self, tracker: Tracker | None, config: LogConfig, order: FeedOrder) -> None:
+        self.tracker = tracker
+        self.config = config
+        self.order = order
+        self.shown: Batch | None = None
+
+    def on(self, event: Event) -> None:
+        """See `Hook.on`."""
+        if not isinstance(event, Stepped):
+            return
+        clock = event.clock
+        if clock.done or clock.step == 1 or clock.step % self.config.pictures_every == 0:
+            images = event.strategy.forward(self._clip(), "picture").metrics
+            if self.tracker is not None and images:
+                arrays = [images[name].cpu().numpy() for name in ("original", "masked", "reconstructed")]
+                self.tracker.picture(clock.step, "reconstruction", reconstruction_strip(*arrays))
+
+    def _clip(self) -> Batch:
+        if self.shown is None:
+            sample = self.order.plan.sample(0)
+            self.shown = self.order.pipeline.batch(self.order.table.read([sample.row]), [sample])
+        return self.shown
+
+
+def _numbers(event: Stepped) -> dict[str, float]:
+    return {
+        "train/loss": event.loss,
+        "train/lr": event.lr,
+        "train/grad_norm": event.grad_norm,
+        "train/epoch": event.clock.epoch,
+        **{f"train/{name}": value for name, value in event.metrics.items()},
+        "speed/clips_per_second": event.clock.batch / event.seconds,
+        "speed/data_wait_share": event.data_seconds / event.seconds,
+        **_memory(),
+    }
+
+
+def _memory() -> dict[str, float]:
+    """Resident memory of this process in GiB, and the GPU's peak."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    numbers = {"system/memory_gib": pages * resource.getpagesize() / 2**30}
+    if torch.cuda.is_available():
+        numbers["system/gpu_memory_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return numbers
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stdout, flush=True)

@@ -1,0 +1,33 @@
+"""Preparing a clip table."""
+
+from pydantic import Field
+
+from marey.clips.prepare import ClipStorage
+from marey.config import Config
+from marey.experiment.paths import AbsolutePath, default_results
+
+
+class Preparation(Config):
+    """Videos in, a clip table out."""
+
+    videos: AbsolutePath | None = None
+    """A folder of videos, one video, or a list of videos (CSV, TSV, spaces, Kinetics)."""
+    videos_root: AbsolutePath | None = None
+    """The folder to which paths in a list are relative; default: the list's own."""
+    table: AbsolutePath | None = None
+    """The clip table to write; default: tables/<name of videos> under results."""
+    results: AbsolutePath = Field(default_factory=default_results)
+    """Where everything is kept that has no place of its own; $MAREY_HOME, else ~/marey."""
+    max_quarantine: float = Field(0.1, ge=0, le=1)
+    """Share of the videos that may be unreadable; more fail the job at its end."""
+    clips: ClipStorage = ClipStorage()
+    """How segments are cut and stored."""
+    workers: int | None = Field(None, ge=0)
+    """Videos prepared at a time; default: one for each CPU of the cluster. 0: in this process, without Ray."""
+
+    def table_path(self) -> AbsolutePath:
+        """Where the table goes."""
+        if self.table is not None:
+            return self.table
+        assert self.videos is not None
+        return self.results / "tables" / self.videos.stem

@@ -1,0 +1,1 @@
+"""Everything that runs on Ray: preparing tables, feeding workers, training. Nothing else in the package imports it."""

@@ -1,0 +1,96 @@
+"""Joining a Ray cluster, and what it has."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import marey
+from marey.errors import ResourceError
+
+# Before ray is imported anywhere: read at import, and by the processes that Ray starts.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise every print of a worker comes twice
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a cluster has in all and free now."""
+
+    cpus: float
+    gpus: float
+    free_cpus: float
+    free_gpus: float
+    hosts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus:g} GPUs ({self.free_gpus:g} free)" if self.gpus else ""
+        return f"{len(self.hosts)} host(s), {self.cpus:g} CPUs ({self.free_cpus:g} free){gpus}"
+
+
+def join() -> None:
+    """Connect this process to the cluster of its job, of ``RAY_ADDRESS``, of this host, or to a new one on it.
+
+    Workers get the sources of the running package with the job: they need its dependencies, not itself.
+    """
+    if ray.is_initialized():
+        return
+    package = Path(marey.__file__).parent
+    environment = {"py_modules": [str(package)], "env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}
+    ray.init(runtime_env=environment, log_to_driver=True, logging_level="warning")
+
+
+def describe() -> Cluster:
+    """The cluster as it is now."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    return Cluster(
+        cpus=total.get("CPU", 0.0),
+        gpus=total.get("GPU", 0.0),
+        free_cpus=free.get("CPU", 0.0),
+        free_gpus=free.get("GPU", 0.0),
+        hosts=tuple(sorted(hosts)),
+    )
+
+
+def holders() -> list[str]:
+    """Who holds CPUs or GPUs, one line each, as far as the cluster's state service tells."""
+    from ray.util import state
+
+    try:
+        actors = state.list_actors(
+            filters=[("state", "=", "ALIVE")], detail=True, timeout=5, raise_on_missing_output=False
+        )
+        groups = state.list_placement_groups(filters=[("state", "=", "CREATED")], detail=True, timeout=5)
+    except Exception as error:  # the state service is an extra: without a dashboard there is none
+        return [f"(the cluster does not tell who holds them: {str(error).splitlines()[0]})"]
+    lines = [
+        f"placement group {group.placement_group_id[:12]} of job {group.creator_job_id}: {_bundles(group.bundles)}"
+        for group in groups
+    ]
+    for actor in actors:
+        held = {
+            key: value for key, value in (actor.required_resources or {}).items() if key in ("CPU", "GPU") and value
+        }
+        if held and not actor.placement_group_id:
+            lines.append(f"actor {actor.class_name} (process {actor.pid}) of job {actor.job_id}: {held}")
+    return lines
+
+
+def _bundles(bundles: Any) -> str:
+    held: dict[str, float] = {}
+    for bundle in bundles or []:
+        for key, value in bundle.get("unit_resources", {}).items():
+            if key in ("CPU", "GPU"):
+                held[key] = held.get(key, 0) + value
+    return ", ".join(f"{value:g} {key}" for key, value in held.items())
+
+
+def refuse(what: str, cluster: Cluster) -> ResourceError:
+    """The error for something that would wait for ever."""
+    held = holders()
+    who = "\nheld by:\n" + "\n".join(f"  {line}" for line in held) if held else ""
+    return ResourceError(f"{what}; the cluster has {cluster}{who}")

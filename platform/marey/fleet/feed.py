@@ -1,0 +1,75 @@
+"""The feed through Ray Data: what Ray carries is the plan, as a data source of our own.
+
+Each read task covers a few forward passes of one worker, reads that worker's rows and yields them, still encoded, in
+order; decoding happens in the trainer's threads (`marey.clips.loader.decoded`), so that no pixels go through the
+object store. The order needs no shuffling of Ray's, and a restart begins at any step.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from marey.clips.batch import Batch
+from marey.clips.loader import FeedOrder, decoded, distinct_rows
+from marey.clips.row import ClipRow, from_arrow, to_arrow
+
+ROWS_PER_TASK = 64  # about; a read task covers whole forward passes
+TASKS_PER_DATASET = 512  # Ray plans all tasks of a dataset before its first; a run's worth would take minutes
+
+
+class PlanSource(Datasource):
+    """Rows of consecutive forward passes of one worker, in order."""
+
+    def __init__(self, order: FeedOrder, passes: list[list[int]]) -> None:
+        super().__init__()
+        self.order = order
+        self.passes = passes
+        self.per_task = max(1, ROWS_PER_TASK // max(1, max(map(len, passes))))
+
+    @property
+    def num_tasks(self) -> int:
+        """Read tasks that cover all passes."""
+        return -(-len(self.passes) // self.per_task)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown; Ray then plans by number of tasks."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """One task for every ``per_task`` passes, whatever parallelism Ray has in mind."""
+        firsts = range(0, len(self.passes), self.per_task)
+        return [self._task(self.passes[first : first + self.per_task]) for first in firsts]
+
+    def _task(self, passes: list[list[int]]) -> ReadTask:
+        table = self.order.table
+
+        def read() -> Iterable[pa.Table]:
+            for rows in passes:
+                yield to_arrow(table.read(rows))
+
+        return ReadTask(read, BlockMetadata(num_rows=sum(map(len, passes)), size_bytes=None, exec_stats=None))
+
+
+def feed(order: FeedOrder, start: int, stop: int, rank: int, world: int) -> Iterator[Batch]:
+    """Batches of one worker for steps ``start`` to ``stop`` (exclusive); see `marey.clips.loader.feed`."""
+    passes = (distinct_rows(samples) for samples in order.micro_batches(start, stop, rank, world))
+    return decoded(order, order.micro_batches(start, stop, rank, world), lambda: _rows(order, passes))
+
+
+def _rows(order: FeedOrder, passes: Iterator[list[int]]) -> Iterator[ClipRow]:
+    """Datasets one after the other, each of at most `TASKS_PER_DATASET` tasks."""
+    per_dataset = TASKS_PER_DATASET * max(1, ROWS_PER_TASK // order.micro_batch)
+    while some := list(islice(passes, per_dataset)):
+        source = PlanSource(order, some)
+        # No CPU and one at a time: a fractional share doubles the cost, and a burst would start many processes.
+        dataset = ray.data.read_datasource(source, num_cpus=0, concurrency=1, override_num_blocks=source.num_tasks)
+        dataset.context.execution_options.preserve_order = True
+        dataset.context.enable_progress_bars = False
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+            yield from from_arrow(block)

@@ -1,0 +1,85 @@
+"""A clip table made by all of a cluster: the chunks of `marey.clips.prepare` as the rows of a Ray Data pipeline.
+
+Nothing is decided here: which videos go together, what becomes of each and what the table is are `marey.clips`' own,
+so the files and the fingerprint are those of a preparation in one process. Tasks ask for one CPU each and hold none
+between chunks, which is what lets this run on any cluster, down to a single CPU.
+"""
+
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from marey.clips.datasets import Source
+from marey.clips.prepare import (
+    Chunk,
+    ChunkReport,
+    ClipStorage,
+    Progress,
+    Summary,
+    cut_chunks,
+    finish,
+    prepare_chunk,
+)
+from marey.errors import ClipError, ResourceError
+
+_EVERY_SECONDS = 3.0
+# Ray Data keeps an eye on every block; with more chunks than this a block holds several.
+_MAX_BLOCKS = 5_000
+
+
+def build_table(
+    sources: Sequence[Source],
+    storage: ClipStorage,
+    table: Path | str,
+    max_quarantine: float = 0.1,
+    progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Prepare ``table`` on the cluster that `ray.init` connected to; every node must see the videos and the table.
+
+    ``progress`` is called every few seconds. Raises what `marey.clips.prepare.finish` raises, and `ResourceError` on a
+    cluster without CPUs. Run it again after any failure: it goes on where it stopped.
+    """
+    if ray.cluster_resources().get("CPU", 0) < 1:
+        raise ResourceError("preparing videos needs at least 1 CPU, the cluster has none; start Ray with --num-cpus")
+    chunks = cut_chunks(sources)
+    Path(table).mkdir(parents=True, exist_ok=True)
+    reports: dict[int, ChunkReport] = {}
+    start = last = time.monotonic()
+    done = 0
+    for number, report in _run(chunks, storage, Path(table).absolute()):
+        reports[number] = report
+        done += report.videos
+        now = time.monotonic()
+        if progress and (now - last >= _EVERY_SECONDS or done == len(sources)):
+            last = now
+            progress(Progress(done, len(sources), now - start))
+    return finish(table, [reports[number] for number in range(len(chunks))], storage, max_quarantine)
+
+
+def _run(chunks: Sequence[Chunk], storage: ClipStorage, table: Path) -> Iterator[tuple[int, ChunkReport]]:
+    """Reports with the numbers of their chunks, as they are finished."""
+    # The dearest first, so that the end does not wait for one long film.
+    order = sorted(range(len(chunks)), key=lambda number: -chunks[number].bytes)
+    # Plain bytes: Ray would otherwise guess at Arrow types for our objects.
+    items = [{"number": number, "chunk": pickle.dumps(chunks[number])} for number in order]
+    settings = pickle.dumps(storage)
+
+    def work(item: dict[str, Any]) -> dict[str, Any]:
+        report = prepare_chunk(pickle.loads(item["chunk"]), pickle.loads(settings), table)
+        return {"number": item["number"], "report": pickle.dumps(report)}
+
+    todo = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
+    dataset = todo.map(work, num_cpus=1, scheduling_strategy="SPREAD")
+    dataset.context.enable_progress_bars = False
+    try:
+        for row in dataset.iter_rows():
+            yield int(row["number"]), pickle.loads(row["report"])
+    except RayTaskError as error:
+        if isinstance(error.cause, ClipError):
+            raise error.cause from None
+        raise

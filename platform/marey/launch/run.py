@@ -1,0 +1,68 @@
+"""The main guard of every job file: words to settings to a run, and an exit code that is the truth."""
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from marey.config import Config, override
+from marey.errors import ConfigError, MareyError
+from marey.experiment import Preparation, Training
+from marey.launch import prepare, train
+from marey.launch.help import show_help
+
+HELP_WORDS = {"--help", "-h", "help"}
+
+
+class Stopped(BaseException):
+    """SIGTERM, as an exception: `ray job stop`, a scheduler, a shutdown."""
+
+
+def launch(job: Config, words: Sequence[str] | None = None) -> None:
+    """Run ``job`` changed by ``words`` (default: the command line's), and exit.
+
+    Exit code 0: done. 1: failed, the reason last on stderr. 2: a setting is wrong, nothing was started.
+    130 and 143: stopped by Ctrl-C and by SIGTERM.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    script = Path(sys.argv[0]).name
+    if HELP_WORDS & set(words):
+        show_help(job, script, sys.modules["__main__"].__doc__ or "")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    sys.exit(_run(job, words, script))
+
+
+def _run(job: Config, words: list[str], script: str) -> int:
+    try:
+        settings = override(job, words)
+        if isinstance(settings, Training):
+            train.run(settings, words, script)
+        elif isinstance(settings, Preparation):
+            prepare.run(settings)
+        else:
+            raise ConfigError(f"{script}: {type(job).__name__} is not something that can be launched")
+    except ConfigError as error:
+        return _fail(f"error: {error}", 2)
+    except MareyError as error:
+        return _fail(f"error: {error}", 1)
+    except Stopped:
+        return _fail("stopped by SIGTERM; the same command with the run's name= takes it up again", 143)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C; the same command with the run's name= takes it up again", 130)
+    except Exception:  # a mistake of ours: show where
+        return _fail(traceback.format_exc().rstrip(), 1)
+    return 0
+
+
+def _fail(text: str, code: int) -> int:
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
+    return code
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> Any:
+    raise Stopped

@@ -1,0 +1,149 @@
+"""One training run from settings to its end: table, name, tracker, workers, and what to look at afterwards."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from marey.clips import loader
+from marey.clips.table import ClipTable, open_table
+from marey.config import flatten
+from marey.engine import checkpoint
+from marey.errors import ConfigError
+from marey.experiment import Preparation, Training, assemble
+from marey.experiment.revision import revision
+from marey.experiment.run import Run, fresh_name, open_run
+from marey.launch import prepare
+from marey.tracking.base import RunDescription, Tracker, Trackers
+from marey.tracking.jsonl import JsonlTracker
+from marey.tracking.mlflow import MlflowTracker
+
+
+def run(training: Training, words: list[str], script: str) -> None:
+    """Train; raises what went wrong. Prints the resume command first and what to look at last."""
+    fleet = training.fleet.workers > 0
+    if fleet:
+        from marey.fleet import cluster
+
+        cluster.join()
+    table = _table(training)
+    job = script.removesuffix(".py")
+    training = training.replace(name=training.name or fresh_name(job))
+    order = assemble.feed_order(training, table, max(1, training.fleet.workers))
+    steps = order.plan.num_steps(training.epochs, training.batch)
+    opened = open_run(training, table.fingerprint)
+    try:
+        _say_plan(training, table, opened, words, script, steps, order.micro_batch)
+        if _finished(opened, steps):
+            return
+        (_with_ray if fleet else _alone)(training, table, opened, job)
+    finally:
+        opened.close()
+
+
+def _table(training: Training) -> ClipTable:
+    """The table to train on, made first where only videos are given."""
+    if training.table is not None:
+        return open_table(training.table)
+    if training.videos is None:
+        found = sorted((training.results / "tables").glob("*/manifest.json"))
+        known = "".join(f"\n  table={path.parent}" for path in found)
+        raise ConfigError(
+            "table: not given; prepare one with jobs/prepare_clips.py videos=DIR, or give videos=DIR here"
+            + (f". Found under results:{known}" if known else "")
+        )
+    workers = None if training.fleet.workers else 0
+    preparation = Preparation(videos=training.videos, results=training.results, workers=workers)
+    prepare.run(preparation)
+    return open_table(preparation.table_path())
+
+
+def _with_ray(training: Training, table: ClipTable, opened: Run, job: str) -> None:
+    from marey.fleet import train as fleet_train
+    from marey.fleet.tracker import RemoteTracker
+
+    shares, cluster = fleet_train.plan_shares(training)
+    print(f"workers  {training.fleet.workers} × {shares.for_ray()} on {cluster}", flush=True)
+    tracker = RemoteTracker(_trackers(training))
+    with _tracked(tracker, training, table, opened, job, cluster):
+        fleet_train.train(training, table, opened.directory, tracker, shares)
+
+
+def _alone(training: Training, table: ClipTable, opened: Run, job: str) -> None:
+    tracker = _trackers(training)
+    with _tracked(tracker, training, table, opened, job, "one process"):
+        assemble.train(training, table, opened.directory, loader.feed, tracker)
+
+
+def _trackers(training: Training) -> Trackers:
+    return Trackers(JsonlTracker(), MlflowTracker(training.tracking, training.results))
+
+
+@contextmanager
+def _tracked(
+    tracker: Tracker, training: Training, table: ClipTable, opened: Run, job: str, cluster: str
+) -> Iterator[None]:
+    """Start the tracker, and end it with the truth."""
+    tags = {
+        "job": job,
+        "backbone": training.backbone.name,
+        "recipe": training.recipe.kind,
+        "table_fingerprint": table.fingerprint,
+        "table_rows": str(len(table)),
+        "cluster": cluster,
+        **revision(),
+    }
+    tracker.start(RunDescription(opened.name, opened.directory, flatten(training), tags))
+    try:
+        yield
+    except Exception as error:
+        tracker.end("failed", str(error).strip().splitlines()[-1])
+        raise
+    except BaseException as error:
+        tracker.end("killed", type(error).__name__)
+        raise
+    tracker.end("finished")
+    _say_results(opened.directory)
+
+
+def _say_plan(
+    training: Training, table: ClipTable, opened: Run, words: list[str], script: str, steps: int, micro: int
+) -> None:
+    workers = max(1, training.fleet.workers)
+    passes = training.batch // workers // micro
+    settings = [word for word in words if not word.startswith("name=")]
+    python = ["python", f"jobs/{script}", *settings, f"name={opened.name}"]
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    command = (["ray", "job", "submit", "--working-dir", ".", "--"] if submitted else []) + python
+    engine = training.engine
+    strategy = f"DeepSpeed ZeRO-{engine.zero}" if engine.strategy == "deepspeed" else "PyTorch"
+    print(
+        f"run      {opened.name}{' (taken up again)' if opened.resumed else ''}\n"
+        f"table    {table.path}: {len(table)} clips\n"
+        f"model    {training.backbone.name}, {strategy}, {engine.precision}\n"
+        f"batch    {training.batch} = {workers} workers × {passes} passes × {micro} clips; {steps} steps, "
+        f"{training.epochs:g} epochs\n"
+        f"resume   {shlex.join(command)}",
+        flush=True,
+    )
+
+
+def _finished(opened: Run, steps: int) -> bool:
+    newest = checkpoint.newest(opened.directory / "checkpoints") if opened.resumed else None
+    if newest is None or newest.step < steps:
+        return False
+    print(f"this run is finished ({newest.step} steps): nothing to do. A larger epochs= extends it", flush=True)
+    return True
+
+
+def _say_results(directory: Path) -> None:
+    saved = checkpoint.steps(directory / "checkpoints")
+    pictures = sorted(directory.glob("pictures/*/*.png"))
+    print(f"results     {directory}", flush=True)
+    if saved:
+        print(f"checkpoint  {saved[-1]}", flush=True)
+    if pictures:
+        print(f"picture     {pictures[-1]}", flush=True)
+    sys.stdout.flush()
