@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from videos import moving_square, rotate_clockwise, shared_folder, truncate, write_unusable, write_video
 
 from marey.clips.datasets import Source
 from marey.clips.decode import decode_frames, read_frames, verify_row
@@ -14,6 +13,7 @@ from marey.clips.probe import scan
 from marey.clips.row import ClipRow
 from marey.clips.video import Refused, open_video
 from marey.errors import ClipError
+from videos import moving_square, rotate_clockwise, shared_folder, truncate, write_unusable, write_video
 
 SOURCE = ClipStorage(storage="source", fps=1000, max_seconds=1e6)
 
@@ -162,7 +162,7 @@ def test_bit_flips_are_noticed(tmp_path: Path) -> None:
         scan(path)
 
 
-def test_a_truncated_mp4_says_how_far_it_can_be_read(tmp_path: Path) -> None:
+def test_an_mp4_without_its_index_cannot_be_opened(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mov", 100, codec="mjpeg", pix_fmt="yuvj420p")
     whole = path.read_bytes()
     assert whole.index(b"moov") > whole.index(b"mdat")

@@ -72,7 +72,8 @@ def load_published(model: nn.Module, state_dict: Mapping[str, Tensor], strict: b
 
     Raises `WeightsError` where a shape differs and, unless ``strict=False``, where anything is left over.
     """
-    family = _FAMILY_OF.get(type(getattr(model, "config", None)))
+    config = getattr(model, "config", None)
+    family = _FAMILY_OF.get(type(config)) if isinstance(config, BackboneConfig) else None
     if family is None:
         raise ConfigError(f"{type(model).__name__} is not a model of create_model: its family is not known")
     return load_renamed(model, state_dict, family.rename, strict)

@@ -59,7 +59,9 @@ class SegmentEncoder:
             "sc_threshold": "0",
             "bf": "0",
             "a53cc": "0",
-            "x264-params": "open-gop=0:repeat-headers=1",
+            # Macroblock trees gain next to nothing in groups this short, and make the bytes of small pictures vary
+            # from run to run: x264's assembly for them reads memory that it has not set.
+            "x264-params": "open-gop=0:repeat-headers=1:mbtree=0",
         }
         self._context: VideoCodecContext | None = None
         self._packets: list[Packet] = []

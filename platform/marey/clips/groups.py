@@ -40,7 +40,7 @@ class RowGroups:
         if number not in self._open:
             path = self._paths[number]
             try:
-                file = pq.ParquetFile(path)
+                file = pq.ParquetFile(path, page_checksum_verification=True)
             except (pa.ArrowException, OSError) as error:
                 raise ClipError(f"{path}: cannot be read ({error}); open or prepare the table again") from None
             metadata = file.metadata

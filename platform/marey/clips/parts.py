@@ -5,6 +5,7 @@ a preparation that was killed finds what it had finished, one that is repeated d
 setting makes new files beside those that a published table names.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -156,7 +157,8 @@ class PartWriter:
 
     def discard(self) -> None:
         """Give up: leave nothing behind."""
-        self._writer.close()
+        with contextlib.suppress(OSError):  # a full disk, most likely what led here
+            self._writer.close()
         self._temporary.unlink(missing_ok=True)
 
 

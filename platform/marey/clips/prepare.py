@@ -118,11 +118,21 @@ def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Path | str, iso
     """Make the pair of part files of one chunk, unless an earlier run did. Safe to run again after any failure.
 
     Each file is written under a temporary name and renamed: first the quarantine, then the rows, whose presence says
-    that the chunk is done. A source that gives no rows is quarantined whole: half a video is never kept.
+    that the chunk is done. A source that gives no rows is quarantined whole: half a video is never kept. Raises
+    `ClipError` where the files cannot be written.
     """
     root = Path(table_dir)
     if (known := finished(chunk, storage, root)) is not None:
         return known
+    try:
+        return _make_parts(chunk, storage, root, isolate)
+    except OSError as error:
+        raise ClipError(
+            f"{root}: cannot be written: {error}; mend that and run again, what is finished is kept"
+        ) from error
+
+
+def _make_parts(chunk: Chunk, storage: ClipStorage, root: Path, isolate: bool) -> ChunkReport:
     data, quarantine = part_paths(chunk.name(storage))
     writer = PartWriter(root / data)
     try:

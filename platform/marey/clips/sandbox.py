@@ -8,6 +8,7 @@ its input does, that is, when whoever started it is gone; a child ends with its 
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -37,6 +38,13 @@ from marey.errors import ClipError
 _MAX_RESULT_BYTES = 64 << 30
 _MAX_OPEN_FILES = 64
 _PR_SET_PDEATHSIG = 1
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# The server forks: it must not have threads, which these libraries start as they are loaded.
+_NO_THREADS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 
 
 class Sandbox:
@@ -52,7 +60,7 @@ class Sandbox:
             [sys.executable, "-m", "marey.clips.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **_NO_THREADS, "PYTHONPATH": os.pathsep.join(paths)},
             cwd=self._folder.name,
             start_new_session=True,  # Ctrl-C is for us; the server ends with its standard input
         )
@@ -75,6 +83,8 @@ class Sandbox:
         """The rows of one video as Arrow tables of a few rows. Raises `Refused` where it has none."""
         rows = Path(self._folder.name) / "rows.arrow"
         answer = self._ask({"source": asdict(source), "storage": to_tree(self._storage), "rows": str(rows)})
+        if answer["status"] == "failed":
+            raise ClipError(f"{self._folder.name}: no room for the rows of {source.source_id}: {answer['reason']}")
         if answer["status"] != "ok":
             raise Refused(answer["stage"], answer["reason"])
         with pa.memory_map(str(rows)) as file, pa.ipc.open_file(file) as reader:
@@ -102,6 +112,7 @@ def serve() -> None:
     # Results go where stdout led; what libraries print must not get between them.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    to_arrow([])  # Arrow imports pandas at its first conversion: a third of a second, otherwise in each child anew
     while line := _read_line():
         answers.write(json.dumps(_run(json.loads(line))) + "\n")
         answers.flush()
@@ -121,9 +132,11 @@ def _read_line() -> bytes:
 def _run(request: dict[str, Any]) -> dict[str, Any]:
     storage: ClipStorage = validate(ClipStorage, request["storage"])
     reader, writer = os.pipe()
+    server = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reader)
+        _end_with(server)
         _child(request, storage, writer)
     os.close(writer)
     timed_out = not _wait(reader, child, storage.limits.seconds)
@@ -173,13 +186,22 @@ def _death(status: int, timed_out: bool, storage: ClipStorage) -> str:
 
 def _child(request: dict[str, Any], storage: ClipStorage, writer: int) -> None:
     """Prepare one video and say how it went; never returns."""
+    at_rest = _memory("VmSize")
     try:
-        _restrict(storage)
+        _restrict(storage, at_rest)
         answer = _prepare(request, storage)
     except MemoryError:
         answer = _refusal("decode", f"needs more than {storage.limits.memory_mib} MiB (clips.limits.memory_mib)")
     except Refused as refused:
-        answer = _refusal(refused.stage, refused.reason)
+        # Decoders mostly pass over a failed allocation and then call the video damaged.
+        starved = (_memory("VmPeak") - at_rest) >> 20 > storage.limits.memory_mib // 2
+        hint = f"; or it needs more than {storage.limits.memory_mib} MiB (clips.limits.memory_mib)" if starved else ""
+        answer = _refusal(refused.stage, refused.reason + hint)
+    except OSError as error:
+        # A full disk says nothing about the video.
+        disk = error.errno in _DISK_ERRORS
+        reason = f"{type(error).__name__}: {error}"
+        answer = {"status": "failed", "reason": reason} if disk else _refusal("decode", reason)
     except Exception as error:  # the process ends here; what it met is the answer
         answer = _refusal("decode", f"{type(error).__name__}: {error}")
     os.write(writer, json.dumps(answer).encode())
@@ -198,12 +220,18 @@ def _prepare(request: dict[str, Any], storage: ClipStorage) -> dict[str, Any]:
     return {"status": "ok"}
 
 
-def _restrict(storage: ClipStorage) -> None:
-    """Limits for this process and, on Linux, an end together with its server."""
+def _end_with(server: int) -> None:
+    """Let the kernel end this process, on Linux, when its server ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:  # it ended before we could say so
+        os._exit(1)
+
+
+def _restrict(storage: ClipStorage, at_rest: int) -> None:
+    """Limits for this process."""
     limits = storage.limits
-    memory = _address_space() + (limits.memory_mib << 20)
+    memory = at_rest + (limits.memory_mib << 20)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     seconds = int(limits.seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
@@ -212,10 +240,11 @@ def _restrict(storage: ClipStorage) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
 
 
-def _address_space() -> int:
-    """Bytes of address space in use now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 1 << 18
-    return pages * resource.getpagesize()
+def _memory(entry: str) -> int:
+    """Bytes of this process's address space: "VmSize" now, "VmPeak" at most. A guess where there is no /proc."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(entry)), 1 << 30)
 
 
 def quarantined(source: Source, refused: Refused) -> Quarantined:

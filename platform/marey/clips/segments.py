@@ -54,12 +54,12 @@ def keep(times: list[float], fps: float, wanted: float | None) -> tuple[list[int
         return list(range(len(times))), fps
     kept: list[int] = []
     tick, step = 0, 1 / target
-    for number, time in enumerate(times):
-        following = times[number + 1] if number + 1 < len(times) else math.inf
-        # The frame on screen at one or more instants of the grid; a nanosecond forgives rounding.
-        if times[0] + tick * step < following - 1e-9:
+    for number, following in enumerate([*times[1:], times[-1] + 1 / fps]):
+        # On screen at an instant of the grid or at several; a nanosecond forgives rounding.
+        until = following - times[0] - 1e-9
+        if tick * step < until:
             kept.append(number)
-            tick = max(tick + 1, math.floor((min(following, time + step) - times[0] - 1e-9) / step) + 1)
+            tick = math.floor(until / step) + 1
     return kept, target
 
 

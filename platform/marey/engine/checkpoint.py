@@ -53,7 +53,7 @@ class Saved:
 
 
 def save(directory: Path, state: TrainState, facts: Mapping[str, Any]) -> Saved:
-    """Write checkpoint ``directory/<step>``; ``facts`` (with "step") become its state.json. Raises `OSError` as it is."""
+    """Write checkpoint ``directory/<step>``; ``facts`` (with "step") become its state.json. Raises `OSError`."""
     step = int(facts["step"])
     final = directory / f"{step:012d}"
     temporary = directory / f".writing-{step:012d}-{os.getpid()}"

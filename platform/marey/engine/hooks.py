@@ -104,8 +104,11 @@ class Pictures:
         if clock.done or clock.step == 1 or clock.step % self.config.pictures_every == 0:
             images = event.strategy.forward(self._clip(), "picture").metrics
             if self.tracker is not None and images:
-                arrays = [images[name].cpu().numpy() for name in ("original", "masked", "reconstructed")]
-                self.tracker.picture(clock.step, "reconstruction", reconstruction_strip(*arrays))
+                original, masked, reconstructed = (
+                    images[name].cpu().numpy() for name in ("original", "masked", "reconstructed")
+                )
+                strip = reconstruction_strip(original, masked, reconstructed)
+                self.tracker.picture(clock.step, "reconstruction", strip)
 
     def _clip(self) -> Batch:
         if self.shown is None:

@@ -86,7 +86,8 @@ def _check_finite(job: Fit, clock: Clock, result: StepResult) -> None:
     world = len(result.losses)
     at_fault = [rank for rank, loss in enumerate(result.losses) if not math.isfinite(loss)] or range(world)
     samples = [one for rank in at_fault for one in job.order.plan.slice(clock.step, job.order.batch, rank, world)]
-    ids = list(dict.fromkeys(job.order.table.clip_ids([one.row for one in samples])))
+    sources, starts = (job.order.table.column(name) for name in ("source_id", "start_s"))
+    ids = list(dict.fromkeys(f"{sources[one.row]}@{starts[one.row]:.3f}" for one in samples))
     listed = ", ".join(ids[:MOST_IDS]) + (f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else "")
     raise TrainingError(
         f"step {clock.step + 1}: loss {result.loss}, gradient norm {result.grad_norm}, learning rate "

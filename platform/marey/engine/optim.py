@@ -57,7 +57,8 @@ def schedule(config: OptimConfig, batch: int, total_steps: int, steps_per_epoch:
 
 def parameter_groups(model: nn.Module, weight_decay: float, never: frozenset[str]) -> list[Group]:
     """Two groups: matrices, which decay, and what does not (1-D tensors, biases, ``never``); frozen ones in none."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             exempt = parameter.ndim <= 1 or name.endswith("bias") or name in never

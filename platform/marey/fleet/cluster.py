@@ -1,5 +1,6 @@
 """Joining a Ray cluster, and what it has."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def join() -> None:
         return
     package = Path(marey.__file__).parent
     environment = {"py_modules": [str(package)], "env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}
-    ray.init(runtime_env=environment, log_to_driver=True, logging_level="warning")
+    ray.init(runtime_env=environment, log_to_driver=True, logging_level=logging.WARNING)
 
 
 def describe() -> Cluster:

@@ -28,8 +28,8 @@ def share_out(training: Training, cluster: Cluster) -> Shares:
     if len(cluster.hosts) > 1 and fleet.storage == "local":
         raise ConfigError(
             f"fleet.storage=local, but the cluster has {len(cluster.hosts)} hosts ({', '.join(cluster.hosts)}): "
-            f"a worker on another host would not see {training.results}; put results and table on a path that all hosts share "
-            "and say fleet.storage=shared"
+            f"a worker on another host would not see {training.results}; put results and table on a path that all "
+            "hosts share and say fleet.storage=shared"
         )
     gpus = 1 if _wants_gpu(fleet, cluster) else 0
     if gpus and cluster.free_gpus < workers:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from marey.clips.datasets import Source
 from marey.clips.prepare import (
@@ -70,16 +69,19 @@ def _run(chunks: Sequence[Chunk], storage: ClipStorage, table: Path) -> Iterator
     settings = pickle.dumps(storage)
 
     def work(item: dict[str, Any]) -> dict[str, Any]:
-        report = prepare_chunk(pickle.loads(item["chunk"]), pickle.loads(settings), table)
-        return {"number": item["number"], "report": pickle.dumps(report)}
+        # What is the user's to mend travels as a value: Ray would bury it under its own traces.
+        made: ChunkReport | ClipError
+        try:
+            made = prepare_chunk(pickle.loads(item["chunk"]), pickle.loads(settings), table)
+        except ClipError as error:
+            made = error
+        return {"number": item["number"], "made": pickle.dumps(made)}
 
     todo = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
-    dataset = todo.map(work, num_cpus=1, scheduling_strategy="SPREAD")
+    dataset = todo.map(work, num_cpus=1)
     dataset.context.enable_progress_bars = False
-    try:
-        for row in dataset.iter_rows():
-            yield int(row["number"]), pickle.loads(row["report"])
-    except RayTaskError as error:
-        if isinstance(error.cause, ClipError):
-            raise error.cause from None
-        raise
+    for row in dataset.iter_rows():
+        made = pickle.loads(row["made"])
+        if isinstance(made, ClipError):
+            raise made
+        yield int(row["number"]), made

@@ -1,7 +1,9 @@
 """Training on a cluster: Ray Train starts the workers, each of which runs what one process would run without Ray."""
 
+import logging
 import os
 import traceback
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,7 @@ def _work(config: dict[str, Any]) -> str | None:
     """A worker. A loss that is not finite, on which all workers agree, is returned: trying again would not help."""
     from ray.train import get_context
 
+    _hush()
     job: Assignment = config["assignment"]
     tracker = job.tracker if get_context().get_world_rank() == 0 else None
     try:
@@ -77,6 +80,12 @@ def _work(config: dict[str, Any]) -> str | None:
     except TrainingError as error:
         return str(error)
     return None
+
+
+def _hush() -> None:
+    """What Ray Data and DeepSpeed's dependencies say at every turn, and no user can act on."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
 
 
 class WorkerFailure(MareyError):

@@ -78,7 +78,9 @@ def _alone(training: Training, table: ClipTable, opened: Run, job: str) -> None:
 
 
 def _trackers(training: Training) -> Trackers:
-    return Trackers(JsonlTracker(), MlflowTracker(training.tracking, training.results))
+    """The store is looked up here: the tracker may run in a process that does not have this one's environment."""
+    uri = training.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return Trackers(JsonlTracker(), MlflowTracker(training.tracking.replace(uri=uri), training.results))
 
 
 @contextmanager

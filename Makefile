@@ -1,0 +1,48 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both build .venv first (Python 3.11+).
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := PYTHONPATH=platform
+
+.PHONY: help env demo test check lint soak clean
+
+help:
+	@echo "make demo   train on real videos and show the result (VIDEOS=DIR for your own); about 8 minutes"
+	@echo "make check  lint, types and the fast tests; under 5 minutes"
+	@echo "make test   everything that gates; under 30 minutes"
+	@echo "make soak   the long figures"
+	@echo "make clean  remove what these made"
+
+env: .venv/installed
+
+# Only what Marey needs is installed, not Marey itself: jobs bring their sources along.
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > .venv/requirements.txt
+	$(BIN)/python -m pip install --quiet -r .venv/requirements.txt --group dev --group demo
+	touch $@
+
+demo: env
+	$(SOURCES) $(BIN)/python -m marey.launch.demo $(if $(VIDEOS),videos="$(VIDEOS)")
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(SOURCES) $(BIN)/lint-imports
+
+check: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test: lint
+	$(BIN)/python -m pytest
+
+soak: env
+	$(BIN)/python -m pytest -m "soak"
+
+clean:
+	@for made in .venv .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache; do \
+		if [ -e $$made ]; then echo "removing $$made ($$(du -sh $$made | cut -f1))"; rm -rf $$made; fi; \
+	done
+	@find platform jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +

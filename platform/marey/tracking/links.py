@@ -1,0 +1,51 @@
+"""How to look at runs in a browser: the command that opens the UI, and the pages that show what one came for."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from marey.tracking.delivery import Place, read_place
+from marey.tracking.store import SERVERS
+from marey.tracking.views import EXPERIMENT_VIEW
+
+PORT = 5000
+
+
+def ui_command(uri: str, port: int = PORT) -> str | None:
+    """The command that serves the UI of the store at ``uri`` on this machine only; None where a server does already.
+
+    One worker, and none of the services for language models: with them MLflow takes several times as long to start
+    and more than a gigabyte.
+    """
+    if uri.startswith(SERVERS):
+        return None
+    beside = Path(sys.executable).parent / "mlflow"
+    found = shutil.which("mlflow")
+    program = "mlflow" if found and (not beside.exists() or Path(found) == beside) else str(beside)
+    light = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
+    return f"{light} {shlex.quote(program)} ui --backend-store-uri {shlex.quote(uri)} --workers 1 --port {port}"
+
+
+def run_url(directory: Path, port: int = PORT) -> str | None:
+    """The page with the pictures and curves of the run in ``directory``; None until MLflow knows the run.
+
+    Of a database's runs it is on the server that `ui_command` starts.
+    """
+    place = read_place(directory)
+    return _chart_url(place, place.run_id, port) if place is not None and place.run_id is not None else None
+
+
+def experiment_url(directory: Path, port: int = PORT) -> str | None:
+    """The page that compares all runs of the experiment of the run in ``directory``; None until it is known."""
+    place = read_place(directory)
+    return _chart_url(place, EXPERIMENT_VIEW, port) if place is not None else None
+
+
+def _chart_url(place: Place, view: str, port: int) -> str | None:
+    """A plain link to an experiment opens MLflow's other face, for language models, where no runs are seen."""
+    if place.experiment_id is None:
+        return None
+    server = place.uri.rstrip("/") if place.uri.startswith(("http://", "https://")) else f"http://127.0.0.1:{port}"
+    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={view}"
+    return f"{server}/#/experiments/{place.experiment_id}/runs?{query}"

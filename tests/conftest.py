@@ -1,0 +1,74 @@
+"""What tests share: the cluster, tiny models, tables of generated videos; and what could not run, said at the end."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Shapes in annotations are checked in tests, and only here.
+_hook = install_import_hook(["marey.nn", "marey.backbones", "marey.recipes"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator["object"]:
+    """The one Ray cluster of the session: two CPUs, a dashboard that takes jobs, private to it."""
+    from marey.launch.local_cluster import LocalCluster
+
+    with LocalCluster(cpus=2) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(cluster) -> Iterator[None]:
+    """This process joined to the session's cluster."""
+    wanted = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED")
+    os.environ.update({key: cluster.environment[key] for key in wanted})
+    import ray
+
+    path = os.pathsep.join([str(ROOT / "platform"), str(ROOT / "tests")])
+    environment = {"env_vars": {"PYTHONPATH": path}}
+    ray.init(f"127.0.0.1:{cluster.port}", runtime_env=environment, log_to_driver=False)
+    yield
+    ray.shutdown()
+    for key in wanted:
+        os.environ.pop(key, None)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> Path:
+    """Three small generated videos of moving shapes."""
+    from videos import moving_square, write_video
+
+    folder = tmp_path_factory.mktemp("videos")
+    for number, name in enumerate(("one.mp4", "two.mp4", "three.mp4")):
+        write_video(folder / name, moving_square(40, 80, 96, seed=number))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def table(videos, tmp_path_factory):
+    """A clip table of `videos`."""
+    from marey.clips.datasets import find_sources
+    from marey.clips.prepare import prepare_all
+    from marey.clips.storage import ClipStorage
+    from marey.clips.table import open_table
+
+    path = tmp_path_factory.mktemp("tables") / "three"
+    prepare_all(find_sources(videos), ClipStorage(max_seconds=1.0), path)
+    return open_table(path)
+
+
+def program(name: str, package: str) -> str:
+    """Path of a program from Debian; without it the test is reported as not run, and in CI fails."""
+    found = shutil.which(name)
+    if found is None:
+        text = f"{name} is missing: apt-get install {package}"
+        pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+    return found
