@@ -219,7 +219,7 @@ def test_settings_out_of_range_are_refused(words: dict[str, object]) -> None:
 def test_every_broken_reference_file_ends_somewhere(tmp_path: Path) -> None:
     assert SHARED is not None
     sources = find_sources(SHARED / "broken")
-    storage = ClipStorage(preset="ultrafast", short_side=16, fps=2)
+    storage = ClipStorage(preset="ultrafast", short_side=16, fps=2, max_seconds=1e4)
     summary = prepare_all(sources, storage, tmp_path / "t", max_quarantine=0.5)
     table = open_table(tmp_path / "t")
     refused = {one.source_id.split("/")[1]: one for one in table.quarantined()}

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ class Server:
         self.process.wait(10)
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"), seconds=1, memory_mib=500)
+    yield server
+    server.close()
+    assert server.process.returncode == 0
+
+
 def test_rows_are_those_of_the_same_process(tmp_path: Path) -> None:
     source = Source("a", str(write_video(tmp_path / "a.mp4", 60)), 3, "jump", "train")
     storage = ClipStorage(preset="ultrafast", max_seconds=1)
@@ -102,20 +111,15 @@ def test_unusable_videos_are_refused_and_the_next_one_goes_on(tmp_path: Path) ->
         ("bug", "KeyError: 'oops'"),
     ],
 )
-def test_misbehaviour_costs_one_video(tmp_path: Path, what: str, reason: str) -> None:
-    server = Server(tmp_path, seconds=1, memory_mib=500)
+def test_misbehaviour_costs_one_video(server: Server, what: str, reason: str) -> None:
     answer = server.ask(what)
     assert answer["status"] == "refused"
     assert answer["reason"] == reason
     assert server.ask("well") == {"status": "ok"}
-    server.close()
-    assert server.process.returncode == 0
 
 
-def test_a_full_disk_is_not_the_videos_fault(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+def test_a_full_disk_is_not_the_videos_fault(server: Server) -> None:
     assert server.ask("disk") == {"status": "failed", "reason": "OSError: [Errno 28] No space left on device"}
-    server.close()
 
 
 def test_a_real_bomb_is_refused_for_its_memory(tmp_path: Path) -> None:

@@ -3,37 +3,16 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from marey.tracking.links import ui_command
 from marey.tracking.store import connect
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running MLflow server."""
-
-    port: int
-    results: Path
-    seconds: float
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tracking.served import Server, free_port, wait_until_served
 
 
 @pytest.fixture(autouse=True)
@@ -70,19 +49,8 @@ def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             command, shell=True, cwd=results, stdout=log, stderr=log, start_new_session=True, env=os.environ
         )
         try:
-            _wait_until_served(port, process)
+            wait_until_served(port, process)
             yield Server(port, results, time.monotonic() - began)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _wait_until_served(port: int, process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail(f"the server did not answer within {seconds:.0f} s")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 GOALS = {"cpu": 1.15, "cuda": 1.33}
 """Most that a masked row may take, as a multiple of what its FLOPs predict from the time of all tokens."""
+WIDTH = 120
+"""Columns of the terminal that a table is made for."""
 NOISE = 1.03
 """Two rows whose times differ by less than this are equally fast."""
 
@@ -113,22 +115,23 @@ def cpu_name() -> str:
 
 def show_table(rows: Sequence[Figures], measured: "Sequence[Measured]", case: Case, console: Console) -> None:
     """Print the rows of one size, then which of them are slower than what stands beside them."""
+    console.print()
     console.print(_table(rows, case))
     for line in verdicts(measured):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _table(rows: Sequence[Figures], case: Case) -> Table:
     cuda = case.device.type == "cuda"
     _, _, frames, crop, _ = case.batch.clip.shape
     title = f"ViT-{case.size}, {frames} × {crop}², {len(case.batch)} clips a step, {case.precision}"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="")
     table.add_column("row", no_wrap=True)
     goal = f"time / FLOP\n(goal ≤ {GOALS[case.device.type]})"
     own = "MFU" if cuda else "AdamW\nms/clip"
-    for name in ("ms/clip", "clips/s", "× time of\nall tokens", "GFLOP\n/clip", "× FLOPs of\nall tokens", goal, own):
-        table.add_column(name, justify="right")
-    table.add_column("peak\nMiB", justify="right")
+    for name in ("ms/clip", "clips/s", "time of\nall", "GFLOP\n/clip", "FLOPs\nof all", goal, own):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("peak\nMiB", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row, cuda))
     return table

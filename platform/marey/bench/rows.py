@@ -143,8 +143,8 @@ def _marey(row: Row, case: Case) -> Ready:
     with case.device:
         recipe = recipe_of(row, case.backbone(row))
     if row.compiled:
-        recipe.model.encoder.compile()  # type: ignore[operator, union-attr]
-        recipe.model.decoder.compile()  # type: ignore[operator, union-attr]
+        recipe.model.encoder.compile()  # type: ignore[union-attr]
+        recipe.model.decoder.compile()  # type: ignore[union-attr]
     engine = EngineConfig(
         precision=case.precision_of(row), activation_checkpointing="blocks" if row.checkpointing else "off"
     )
@@ -202,7 +202,7 @@ def _plain_loop(loss: Callable[[], Tensor], model: nn.Module, row: Row, case: Ca
         grad_norm(model)
         optimizer.step()
         optimizer.zero_grad()
-        return float(value)
+        return float(value.detach())
 
     return Ready(step, model, optimizer)
 

@@ -15,10 +15,9 @@ GFLOP counts matrix products of forward and backward, a multiply-add as two. A r
 memory is weights, moments and what a step adds at its highest point.
 """
 
-import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,8 +30,10 @@ from marey.bench import flops, memory, report, rows, words
 from marey.bench.rows import Case, Ready, Row
 from marey.clips.batch import Batch
 from marey.config import Config
+from marey.errors import ConfigError
 
 Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
+Clock = Literal["wall", "cpu"]
 
 _STATE_BYTES = 12  # of a parameter at rest: itself and two moments, fp32
 _RESIDENT_SHARE = 0.5  # of the free memory that the rows may hold between their turns
@@ -57,6 +58,8 @@ class StepBench(Config):
     """auto: a GPU if there is one."""
     threads: int | None = Field(None, gt=0)
     """CPU threads. Default: PyTorch's choice."""
+    clock: Clock = "wall"
+    """cpu: processor time of all threads, which other work on the machine disturbs less (CPU alone)."""
     compile: bool = False
     """A row under torch.compile too; compiling can take minutes on a CPU."""
     peak_tflops: float | None = Field(None, gt=0)
@@ -88,7 +91,13 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line's words ask for and print it."""
-    run(words.read(StepBench(), __doc__ or "", arguments), Console())
+    console = Console()
+    console.width = console.width if console.is_terminal else report.WIDTH
+    bench = words.read(StepBench(), __doc__ or "", arguments)
+    try:
+        run(bench, console)
+    except ConfigError as error:
+        words.refuse(error)
 
 
 def run(bench: StepBench, console: Console) -> list[list[Measured]]:
@@ -100,16 +109,20 @@ def run(bench: StepBench, console: Console) -> list[list[Measured]]:
     chosen, skipped = rows.choose(device, bench.compile)
     for reason in skipped:
         console.print(f"left out: {reason}", highlight=False)
-    tables = []
-    for size in bench.sizes or default_sizes(device):
-        case = _case(size, bench, device)
-        measured = measure(case, chosen, bench.rounds, bench.steps or (5 if device.type == "cuda" else 1))
-        figures = report.figures(measured, case, bench.peak_tflops)
-        report.show_table(figures, measured, case, console)
-        if bench.jsonl is not None:
-            report.append_lines(bench.jsonl, figures)
-        tables.append(measured)
-    return tables
+    return [_one_size(size, bench, device, chosen, console) for size in bench.sizes or default_sizes(device)]
+
+
+def _one_size(
+    size: Size, bench: StepBench, device: torch.device, chosen: Sequence[Row], console: Console
+) -> list[Measured]:
+    case = _case(size, bench, device)
+    steps = bench.steps or (5 if device.type == "cuda" else 1)
+    measured = measure(case, chosen, bench.rounds, steps, bench.clock)
+    figures = report.figures(measured, case, bench.peak_tflops)
+    report.show_table(figures, measured, case, console)
+    if bench.jsonl is not None:
+        report.append_lines(bench.jsonl, figures)
+    return measured
 
 
 def default_sizes(device: torch.device) -> tuple[Size, ...]:
@@ -119,6 +132,10 @@ def default_sizes(device: torch.device) -> tuple[Size, ...]:
 
 def _device(bench: StepBench) -> torch.device:
     cuda = bench.device == "cuda" or (bench.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: PyTorch finds no GPU here; device=cpu or auto")
+    if cuda and bench.clock == "cpu":
+        raise ConfigError("clock=cpu: a GPU's time is not the processor's; clock=wall")
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
@@ -130,10 +147,10 @@ def _case(size: Size, bench: StepBench, device: torch.device) -> Case:
     return Case(size, device, "bf16" if device.type == "cuda" else "fp32", batch)
 
 
-def measure(case: Case, chosen: Sequence[Row], rounds: int, steps: int) -> list[Measured]:
+def measure(case: Case, chosen: Sequence[Row], rounds: int, steps: int, clock: Clock) -> list[Measured]:
     """Every row once to warm up and for its memory, then ``rounds`` times in turn."""
     measured = [Measured(row, *_count(row, case)) for row in chosen]
-    turns = Turns(case, resident=_fits(case, chosen))
+    turns = Turns(case, _fits(case, chosen), clock)
     for number in range(1 + rounds):
         for one in measured:
             if one.failure is None:
@@ -144,8 +161,9 @@ def measure(case: Case, chosen: Sequence[Row], rounds: int, steps: int) -> list[
 class Turns:
     """Keeps the rows' models between their turns if they all fit into memory, and builds them anew otherwise."""
 
-    def __init__(self, case: Case, resident: bool) -> None:
+    def __init__(self, case: Case, resident: bool, clock: Clock) -> None:
         self.case = case
+        self.clock = clock
         self.resident = resident
         self.ready: dict[str, Ready] = {}
 
@@ -174,12 +192,12 @@ class Turns:
 
     def _time(self, one: Measured, ready: Ready, steps: int) -> None:
         clips = steps * len(self.case.batch)
-        in_optimizer = Stopwatch(self.case.device)
+        in_optimizer = Stopwatch(self.case.device, self.clock)
         handles = [
             ready.optimizer.register_step_pre_hook(lambda *_: in_optimizer.start()),
             ready.optimizer.register_step_post_hook(lambda *_: in_optimizer.stop()),
         ]
-        whole = Stopwatch(self.case.device)
+        whole = Stopwatch(self.case.device, self.clock)
         whole.start()
         for _ in range(steps):
             one.loss = ready.step()
@@ -192,9 +210,10 @@ class Turns:
 
 
 class Stopwatch:
-    """Wall time between `start` and `stop`, added up."""
+    """Time between `start` and `stop`, added up."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clock: Clock) -> None:
+        self.read = time.process_time if clock == "cpu" else time.perf_counter
         self.device = device
         self.seconds = 0.0
         self.started = 0.0
@@ -210,7 +229,7 @@ class Stopwatch:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return self.read()
 
 
 def _count(row: Row, case: Case) -> tuple[int, int]:

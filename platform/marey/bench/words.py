@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -21,8 +22,13 @@ def read(bench: C, text: str, words: Sequence[str] | None = None) -> C:
     try:
         return override(bench, words)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
+
+
+def refuse(error: ConfigError) -> NoReturn:
+    """Say what is wrong with a setting and exit with 2."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def show_help(bench: Config, text: str) -> None:

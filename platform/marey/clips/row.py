@@ -8,9 +8,11 @@ The columns of schema version 1, all of which exist in every table (optional one
 | uri | string | where the source was read from (absolute path or URI) |
 | start_s, end_s | double | the segment, in seconds of the source's own presentation time |
 | timestamps | list<double> | presentation time of each stored frame in seconds of the source, in display order |
-| keyframes | list<int32> | indices of the frames that can be decoded without another; null: the source cannot be
-  sought (its timestamps lie or are missing), frames are found by counting from its start |
-| packet_lengths | list<int32> | storage h264: bytes of each packet in ``payload``, one a frame |
+| keyframes | list<int32> | storage h264: indices of the frames that can be decoded without another; storage source:
+  those worth a seek (the first, and every keyframe); empty: seeking is not exact there, frames are found by time from
+  the start; null: timestamps lie or are missing too, frames are counted from the start |
+| packet_lengths | list<int32> | storage h264: bytes of each packet in ``payload``, one a frame; storage source: bytes
+  of the file, in pieces of at most 1 GiB (a file of another size is not the one that was prepared) |
 | storage | string | "h264" (payload holds the packets) or "source" (frames are read from ``uri``) |
 | payload | large_binary | the encoded frames; null for storage "source" |
 | fps | double | frames a second at which the segment is stored |

@@ -42,7 +42,7 @@ def train(training: Training, table: ClipTable, directory: Path, tracker: Remote
 
     Raises `TrainingError` for a loss that is not finite, `WorkerFailure` for any other error of a worker.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -57,6 +57,8 @@ def train(training: Training, table: ClipTable, directory: Path, tracker: Remote
             # A fresh name each time: resuming is ours, and a damaged snapshot of Ray's cannot stand in its way.
             name=f"attempt-{os.getpid()}-{os.urandom(3).hex()}",
             storage_path=str(directory / "ray"),
+            # Its account of a failure is cut short, and comes again with every attempt; ours comes once, whole, last.
+            logging_config=LoggingConfig(log_level="CRITICAL"),
             failure_config=FailureConfig(max_failures=training.fleet.max_failures, controller_failure_limit=3),
         ),
     )
@@ -74,11 +76,13 @@ def _work(config: dict[str, Any]) -> str | None:
 
     _hush()
     job: Assignment = config["assignment"]
-    tracker = job.tracker if get_context().get_world_rank() == 0 else None
+    rank = get_context().get_world_rank()
     try:
-        assemble.train(job.training, job.table, job.directory, feed, tracker)
+        assemble.train(job.training, job.table, job.directory, feed, job.tracker if rank == 0 else None)
     except TrainingError as error:
         return str(error)
+    except Exception as error:
+        raise WorkerFailure(_account(rank, error)) from None
     return None
 
 
@@ -89,7 +93,25 @@ def _hush() -> None:
 
 
 class WorkerFailure(MareyError):
-    """A worker failed; the text ends with its own traceback."""
+    """A worker failed; the text ends with its own traceback and the path of its log."""
+
+
+def _account(rank: int, error: Exception) -> str:
+    """An error as its worker tells it: a traceback does not survive the way to the driver. User errors need none."""
+    from ray import get_runtime_context
+
+    text = str(error) if isinstance(error, MareyError) else traceback.format_exc().rstrip()
+    node = get_runtime_context().get_node_id()
+    return f"worker {rank} failed: {text}\nlog of worker {rank} (process {os.getpid()}, node {node[:8]}): {_log_path()}"
+
+
+def _log_path() -> str:
+    """Where Ray keeps this process' output."""
+    from ray._private.worker import global_worker
+
+    folder = Path(global_worker.node.get_logs_dir_path()) if global_worker.node else Path("logs")
+    mine = sorted(folder.glob(f"worker-*-{os.getpid()}.err"))
+    return str(mine[0] if mine else folder)
 
 
 def _failure(error: Any) -> WorkerFailure:
@@ -97,10 +119,9 @@ def _failure(error: Any) -> WorkerFailure:
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return WorkerFailure(f"training failed: {error}")
-    rank, cause = min(failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
-    cause = getattr(cause, "_base_exc", cause)
-    text = "".join(traceback.format_exception(cause)).rstrip()
-    return WorkerFailure(f"worker {rank} failed:\n{text}")
+    causes = {rank: getattr(cause, "_base_exc", cause) for rank, cause in failures.items()}
+    _, cause = min(causes.items(), key=lambda item: (_is_echo(item[1]), item[0]))
+    return cause if isinstance(cause, WorkerFailure) else WorkerFailure(f"a worker was lost: {cause}")
 
 
 def _is_echo(error: BaseException) -> bool:

@@ -14,17 +14,20 @@ import sys
 import threading
 from pathlib import Path
 
+from marey.clips.table import open_table
+from marey.config import read_yaml
 from marey.errors import MareyError
 from marey.experiment.run import fresh_name
 from marey.launch.local_cluster import LocalCluster
 
+STEPS = 900
 ROOT = Path(__file__).resolve().parents[3]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _WORKER = re.compile(r"^\((?:\w+) pid=\d+(?:, ip=[\d.]+)?\) ")
 # What Ray tells of its own doings; everything stays in the job's log.
 _NOISE = re.compile(
     r"^\d{4}-\d\d-\d\d |TrainController|Execution plan|Starting execution|execution finished|"
-    r"Setting up process group|^Running entrypoint|repeated \d+x"
+    r"Setting up process group|^Progress bars disabled|^Running entrypoint|repeated \d+x"
 )
 
 
@@ -40,8 +43,17 @@ def main(words: list[str]) -> int:
     with LocalCluster() as cluster:
         places = [f"table={table}", f"results={results}"]
         prepare = ["jobs/prepare_clips.py", f"videos={videos}", *places]
-        train = ["jobs/pretrain_videomae.py", "@jobs/laptop.yaml", *places, f"name={name}", *rest]
-        return _submit(cluster, prepare) or _submit(cluster, train)
+        if code := _submit(cluster, prepare):
+            return code
+        settings = [*places, f"name={name}", *_enough_epochs(table), *rest]
+        return _submit(cluster, ["jobs/pretrain_videomae.py", "@jobs/laptop.yaml", *settings])
+
+
+def _enough_epochs(table: Path) -> list[str]:
+    """As many epochs as give `STEPS` steps, a tenth of them to warm up: minutes, however many videos there are."""
+    settings = read_yaml(ROOT / "jobs" / "laptop.yaml")
+    epochs = STEPS * settings["batch"] / (len(open_table(table)) * settings["repeats"])
+    return [f"epochs={epochs:.4g}", f"optim.warmup_epochs={epochs / 10:.4g}"]
 
 
 def _packaged_videos(results: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,9 @@ from marey.experiment.revision import revision
 from marey.experiment.run import Run, fresh_name, open_run
 from marey.launch import prepare
 from marey.tracking.base import RunDescription, Tracker, Trackers
+from marey.tracking.delivery import read_place
 from marey.tracking.jsonl import JsonlTracker
+from marey.tracking.links import run_url, ui_command
 from marey.tracking.mlflow import MlflowTracker
 
 
@@ -141,11 +142,16 @@ def _finished(opened: Run, steps: int) -> bool:
 
 
 def _say_results(directory: Path) -> None:
+    """Where everything is, and how to look at it."""
     saved = checkpoint.steps(directory / "checkpoints")
     pictures = sorted(directory.glob("pictures/*/*.png"))
-    print(f"results     {directory}", flush=True)
-    if saved:
-        print(f"checkpoint  {saved[-1]}", flush=True)
-    if pictures:
-        print(f"picture     {pictures[-1]}", flush=True)
-    sys.stdout.flush()
+    place, link = read_place(directory), run_url(directory)
+    lines = [
+        ("results", directory),
+        ("checkpoint", saved[-1] if saved else None),
+        ("picture", pictures[-1] if pictures else None),
+        ("mlflow run", place.run_id if place else None),
+        ("to look", ui_command(place.uri) if place else None),
+        ("then open", link),
+    ]
+    print("\n" + "\n".join(f"{name:<11} {text}" for name, text in lines if text is not None), flush=True)

@@ -82,9 +82,13 @@ class Delivery:
         self.is_open = True
 
     def send(self) -> bool:
-        """Send what comes next; False if MLflow has everything. An end is sent after the points before it."""
+        """Send what comes next; False if MLflow has everything.
+
+        A start goes before the points; pictures and an end go after, so that a store for pictures which is away does
+        not keep the curves from being seen.
+        """
         event = next(read_lines(self.directory / EVENTS, self._sent["events"]), None)
-        if event is not None and event[0]["event"] != "end":
+        if event is not None and event[0]["event"] == "start":
             return self._send_event(*event)
         return self._send_points() or (event is not None and self._send_event(*event))
 
@@ -156,7 +160,11 @@ def _read_cursor(directory: Path, run_id: str | None) -> dict[str, Any]:
     """The cursor of that MLflow run; at the beginning for any other, which is then sent everything."""
     path = directory / CURSOR
     cursor = json.loads(path.read_text()) if path.exists() else {}
-    return cursor if cursor.get("run_id") == run_id else {"run_id": run_id, "metrics": 0, "events": 0}
+    return (
+        cursor
+        if run_id is not None and cursor.get("run_id") == run_id
+        else {"run_id": run_id, "metrics": 0, "events": 0}
+    )
 
 
 def _write(path: Path, tree: Mapping[str, Any]) -> None:

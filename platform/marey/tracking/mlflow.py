@@ -149,6 +149,8 @@ def deliver(directory: Path, config: TrackingConfig | None = None) -> int:
     place = read_place(directory)
     if place is None:
         raise RunError(f"{directory}: no run that was ever tracked by MLflow; give the folder of a run")
+    if config is None and "://***@" in place.uri:
+        raise RunError(f"{directory}: the password of {place.uri} is not kept; give config=TrackingConfig(uri=...)")
     artifacts = Path(place.artifacts)
     uri = store_uri(config.uri, artifacts.parent) if config is not None else place.uri
     delivery = Delivery(directory, uri, config.experiment if config is not None else place.experiment, artifacts)
