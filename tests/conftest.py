@@ -1,7 +1,9 @@
 """What tests share: the cluster, tiny models, tables of generated videos; and what could not run, said at the end."""
 
 import os
+import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Ray reads these when it is first used in a process, and then no more: they must be there from the start.
+TOKEN = Path(tempfile.mkdtemp(prefix="marey-token-")) / "token"
+TOKEN.touch(mode=0o600)
+TOKEN.write_text(secrets.token_hex(32))
+os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(TOKEN), "RAY_USAGE_STATS_ENABLED": "0"})
+
 # Shapes in annotations are checked in tests, and only here.
 _hook = install_import_hook(["marey.nn", "marey.backbones", "marey.recipes"], "beartype.beartype")
 
@@ -21,15 +29,14 @@ def cluster() -> Iterator["object"]:
     """The one Ray cluster of the session: two CPUs, a dashboard that takes jobs, private to it."""
     from marey.launch.local_cluster import LocalCluster
 
-    with LocalCluster(cpus=2) as started:
+    with LocalCluster(cpus=2, token=TOKEN) as started:
         yield started
+    shutil.rmtree(TOKEN.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def ray_cluster(cluster) -> Iterator[None]:
     """This process joined to the session's cluster."""
-    wanted = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED")
-    os.environ.update({key: cluster.environment[key] for key in wanted})
     import ray
 
     path = os.pathsep.join([str(ROOT / "platform"), str(ROOT / "tests")])
@@ -37,8 +44,6 @@ def ray_cluster(cluster) -> Iterator[None]:
     ray.init(f"127.0.0.1:{cluster.port}", runtime_env=environment, log_to_driver=False)
     yield
     ray.shutdown()
-    for key in wanted:
-        os.environ.pop(key, None)
 
 
 @pytest.fixture(scope="session")

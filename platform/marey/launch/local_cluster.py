@@ -27,13 +27,13 @@ PORTS = range(20100, 32000)
 class LocalCluster:
     """``with LocalCluster(cpus=2) as cluster``: a cluster while the block runs; `environment` is for its clients."""
 
-    def __init__(self, cpus: int | None = None, object_store_mib: int = 512) -> None:
+    def __init__(self, cpus: int | None = None, object_store_mib: int = 512, token: Path | None = None) -> None:
         self.cpus = cpus or len(os.sched_getaffinity(0))
         self.object_store_bytes = object_store_mib * 2**20
         # In /tmp and short: paths of unix sockets may have 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="marey-", dir="/tmp"))
         self.port, self.dashboard_port, self.client_port = _free_ports(3)
-        self.token = self.folder / "token"
+        self.token = token or self.folder / "token"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -66,8 +66,9 @@ class LocalCluster:
 
     def start(self) -> None:
         """Start the head and wait until it takes jobs; `ResourceError` with the log's end if it does not."""
-        self.token.touch(mode=0o600)
-        self.token.write_text(secrets.token_hex(32))
+        if not self.token.exists():
+            self.token.touch(mode=0o600)
+            self.token.write_text(secrets.token_hex(32))
         environment = {**self.environment, "RAY_JOB_STOP_WAIT_TIME_S": "30"}
         del environment["RAY_ADDRESS"]  # that is for its clients
         with (self.folder / "start.log").open("wb") as log:

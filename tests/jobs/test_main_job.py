@@ -1,0 +1,149 @@
+"""The main job on a real cluster, submitted from an environment that has Marey's dependencies, and not Marey."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from submitting import SMALL, checkpoints, history, mlflow_runs, run_script, submit, until, weights, without_marey
+from videos import write_unusable
+
+pytestmark = pytest.mark.slow
+JOB = "jobs/pretrain_videomae.py"
+
+
+def driver_of(run: str) -> int | None:
+    """The process that runs the job of ``run``."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if f"name={run}" in words and JOB in words and "submit" not in words:
+            return process.pid
+    return None
+
+
+def train_workers() -> list[int]:
+    """Ray's training workers on this machine."""
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest difference between two sets of weights."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_from_a_folder_with_a_broken_video_to_a_tracked_run(cluster, videos: Path, tmp_path: Path):
+    environment = without_marey(cluster.environment)
+    probe = subprocess.run([sys.executable, "-c", "import marey"], cwd=tmp_path, env=environment, capture_output=True)
+    assert probe.returncode != 0, "Marey is installed here: this would hide that a job does not bring its sources"
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for path in videos.iterdir():
+        (folder / path.name).symlink_to(path)
+    write_unusable(folder / "broken.mp4")
+
+    table = tmp_path / "table"
+    places = [f"videos={folder}", f"table={table}"]
+    refused = submit(cluster, "python", "jobs/prepare_clips.py", *places)
+    assert refused.returncode == 1
+    assert "max_quarantine" in refused.stdout
+    assert not (table / "manifest.json").exists()
+    prepared = submit(cluster, "jobs/prepare_clips.py", *places, "max_quarantine=0.5")
+    assert prepared.returncode == 0, prepared.stdout
+    assert "broken.mp4" in (table / "quarantine-report.csv").read_text()
+
+    words = [*SMALL, f"table={table}", f"results={tmp_path}", "fleet.workers=2", "epochs=8", "name=first"]
+    trained = submit(cluster, "python", JOB, *words, "engine.strategy=deepspeed", "engine.zero=2")
+    assert trained.returncode == 0, trained.stdout
+    [run] = mlflow_runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["recipe.decoder_mask_ratio"] == "0.5"
+    assert run.data.params["fleet.workers"] == "2"
+    assert {"table_fingerprint", "sources_sha256", "cluster", "backbone", "git_commit"} - {
+        "git_commit"
+    } <= run.data.tags.keys()
+    last = checkpoints(tmp_path, "first")[-1]
+    assert history(tmp_path, run.info.run_id, "train/loss") == list(range(1, last + 1))
+    for key in ("train/lr", "train/grad_norm", "speed/clips_per_second", "speed/data_wait_share", "system/memory_gib"):
+        assert history(tmp_path, run.info.run_id, key)
+    assert len(list((tmp_path / "runs/first/pictures/reconstruction").glob("*.png"))) == 2
+    for text in (run.info.run_id, "mlflow ui", f"#/experiments/{run.info.experiment_id}/runs"):
+        assert text in trained.stdout
+
+
+def test_stopped_killed_and_resumed_under_other_strategies_it_ends_as_the_unbroken_run(cluster, table, tmp_path: Path):
+    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "epochs=80", "checkpoint.every=5"]
+    unbroken = run_script(JOB, *words, "fleet.workers=0", "name=unbroken")
+    assert unbroken.returncode == 0, unbroken.stderr
+
+    submit(cluster, "python", JOB, *words, "name=broken", name="stopped", wait=False)
+    until(lambda: checkpoints(tmp_path, "broken"))
+    subprocess.run(["ray", "job", "stop", "stopped"], env=cluster.environment, check=True, capture_output=True)
+    status = {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}
+    assert status == {"unbroken": "FINISHED", "broken": "KILLED"}
+    before = checkpoints(tmp_path, "broken")[-1]
+    assert before < checkpoints(tmp_path, "unbroken")[-1]
+
+    zero3 = ["engine.strategy=deepspeed", "engine.zero=3", "fleet.workers=2"]
+    submit(cluster, "python", JOB, *words, "name=broken", *zero3, name="killed", wait=False)
+    until(lambda: checkpoints(tmp_path, "broken")[-1] > before)
+    os.kill(until(lambda: driver_of("broken")), signal.SIGKILL)
+    until(lambda: not train_workers())
+
+    ended = submit(cluster, "python", JOB, *words, "name=broken")
+    assert ended.returncode == 0, ended.stdout
+    assert close(weights(tmp_path, "broken"), weights(tmp_path, "unbroken")) < 1e-4
+    runs = {run.info.run_name: run for run in mlflow_runs(tmp_path)}
+    assert len(mlflow_runs(tmp_path)) == 2
+    assert runs["broken"].info.status == "FINISHED"
+    steps = history(tmp_path, runs["broken"].info.run_id, "train/loss")
+    assert steps == list(range(1, checkpoints(tmp_path, "unbroken")[-1] + 1))
+
+
+def test_a_killed_worker_is_started_again_and_the_result_is_the_same(cluster, table, tmp_path: Path):
+    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "epochs=60", "checkpoint.every=5"]
+    assert run_script(JOB, *words, "fleet.workers=0", "name=unbroken").returncode == 0
+    submit(cluster, "python", JOB, *words, "name=broken", "fleet.workers=2", name="worker-killed", wait=False)
+    until(lambda: checkpoints(tmp_path, "broken"))
+    os.kill(train_workers()[-1], signal.SIGKILL)
+    last = checkpoints(tmp_path, "unbroken")[-1]
+    until(lambda: checkpoints(tmp_path, "broken")[-1] == last)
+    until(lambda: {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}["broken"] == "FINISHED")
+    assert close(weights(tmp_path, "broken"), weights(tmp_path, "unbroken")) < 1e-4
+
+
+def test_a_worker_that_fails_tells_why_once_and_last(cluster, videos: Path, tmp_path: Path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for path in videos.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    table = tmp_path / "table"
+    made = run_script(
+        "jobs/prepare_clips.py", f"videos={folder}", f"table={table}", "clips.storage=source", "workers=0"
+    )
+    assert made.returncode == 0, made.stderr
+    (folder / "two.mp4").unlink()
+    words = [*SMALL, f"table={table}", f"results={tmp_path}", "fleet.max_failures=0", "name=gone"]
+    ended = submit(cluster, "python", JOB, *words)
+    assert ended.returncode == 1
+    output = ended.stdout.split("Status message")[0]
+    assert output.count("has changed since the table was prepared") == 1
+    told = [line for line in output.splitlines() if line and "cli.py" not in line]
+    assert "two.mp4" in told[-2]
+    assert told[-1].startswith("log of worker 0")
+    assert Path(told[-1].rsplit(": ", 1)[1]).exists()
+    [run] = mlflow_runs(tmp_path)
+    assert run.info.status == "FAILED"
+
+
+def test_more_workers_than_fit_are_refused_with_the_numbers(cluster, table, tmp_path: Path):
+    words = [*SMALL[:-1], f"table={table.path}", f"results={tmp_path}"]
+    ended = submit(cluster, "python", JOB, *words, "fleet.workers=8", "fleet.cpus_per_worker=1")
+    assert ended.returncode == 1
+    assert "fleet.workers=8 need 8 CPUs" in ended.stdout
+    assert "2 CPUs" in ended.stdout

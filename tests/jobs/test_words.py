@@ -1,0 +1,81 @@
+"""What a user types to a job and reads back: help, mistakes, exit codes. No cluster is touched."""
+
+from pathlib import Path
+
+import pytest
+
+from submitting import SMALL, run_script
+
+JOB = "jobs/pretrain_videomae.py"
+
+
+def test_help_lists_settings_with_type_value_and_meaning():
+    shown = run_script(JOB, "--help")
+    assert shown.returncode == 0
+    for text in ("recipe.mask_ratio", "engine.zero", "0 | 1 | 2 | 3", "Share of the tokens that are hidden", "0.9"):
+        assert text in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("optim.base_lrr=1", "did you mean 'optim.base_lr'?"),
+        ("engine.stratgey=torch", "did you mean 'engine.strategy'?"),
+        ("engine.zero=7", "engine.zero"),
+        ("backbone=videomae_v2_bose_pretrain", "videomae_v2_base_pretrain"),
+        ("backbone.dept=2", "did you mean 'backbone.depth'?"),
+        ("table=relative/path", 'write "$PWD/relative/path"'),
+        ("batch=7 fleet.workers=2", "not a multiple"),
+        ("engine.strategy=torch engine.zero=3", "needs engine.strategy=deepspeed"),
+        ("just_a_word", "write path=value"),
+        ("@missing.yaml", "missing.yaml"),
+        ("fleet.workers=0", "prepare_clips.py"),
+    ],
+)
+def test_a_wrong_setting_ends_with_code_2_and_says_what_to_do(word: str, told: str, tmp_path: Path):
+    ended = run_script(JOB, f"results={tmp_path}", *word.split())
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_training_a_classifier_by_masking_is_refused(table, tmp_path: Path):
+    words = [*SMALL[1:4], "backbone=videomae_v2_tiny_16x224", "fleet.workers=0", f"table={table.path}"]
+    ended = run_script(JOB, f"results={tmp_path}", *words)
+    assert ended.returncode == 2
+    assert "cannot be pre-trained by masking" in ended.stderr
+
+
+def test_a_crop_larger_than_the_table_names_the_command_that_prepares_a_fitting_one(table, tmp_path: Path):
+    ended = run_script(JOB, f"results={tmp_path}", f"table={table.path}", "fleet.workers=0", "backbone.crop=512")
+    assert ended.returncode == 1
+    assert "clips.short_side=512" in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_finished_run_does_nothing_when_run_again_and_goes_on_with_more_epochs(table, tmp_path: Path):
+    words = [JOB, *SMALL, f"table={table.path}", f"results={tmp_path}", "fleet.workers=0", "name=again"]
+    assert run_script(*words, "epochs=4").returncode == 0
+    again = run_script(*words, "epochs=4")
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    longer = run_script(*words, "epochs=6")
+    assert longer.returncode == 0
+    assert "resumed from the checkpoint of step" in longer.stdout
+
+
+@pytest.mark.slow
+def test_a_run_taken_up_with_other_settings_is_refused_and_lists_them(table, tmp_path: Path):
+    words = [JOB, *SMALL, f"table={table.path}", f"results={tmp_path}", "fleet.workers=0", "name=same", "epochs=2"]
+    assert run_script(*words).returncode == 0
+    other = run_script(*words, "recipe.mask_ratio=0.8", "optim.weight_decay=0.1")
+    assert other.returncode == 2
+    assert "recipe.mask_ratio: 0.75 then, 0.8 now" in other.stderr
+    assert "optim.weight_decay: 0.05 then, 0.1 now" in other.stderr
+
+
+@pytest.mark.slow
+def test_videos_alone_are_prepared_first(videos: Path, tmp_path: Path):
+    ended = run_script(JOB, *SMALL, f"videos={videos}", f"results={tmp_path}", "fleet.workers=0", "epochs=1")
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "tables" / videos.name / "manifest.json").exists()
