@@ -170,7 +170,7 @@ def verdicts(measured: "Sequence[Measured]") -> list[str]:
         found = ratio(by_row[row], by_row[beside]) if row in by_row and beside in by_row else None
         if found is not None:
             word = "ok" if found <= 1 else "ok, equal within noise" if found <= NOISE else "MISSED: slower"
-            lines.append(f"{row.name} takes {found:.2f} × {beside.name} (goal ≤ 1): {word}")
+            lines.append(f"{row.name.strip()} takes {found:.2f} × {beside.name} (goal ≤ 1): {word}")
     return lines
 
 

@@ -1,5 +1,6 @@
 """What the table of the pre-training step compares: each row as data, and how it is made ready to step."""
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -55,7 +56,7 @@ HUGGING_FACE = Row("Hugging Face, encoder masking", code="huggingface", hidden="
 
 BESIDE = (
     (ENCODER, ALL), (DUAL, ENCODER), (VISIBLE, DUAL), (FUSED, DUAL), (BOTH, DUAL),
-    (DUAL, PUBLISHED), (BOTH, PUBLISHED), (ENCODER, HUGGING_FACE),
+    (DUAL, PUBLISHED), (BOTH, PUBLISHED), (ENCODER, HUGGING_FACE), (BF16, BOTH), (COMPILED, BOTH),
 )  # fmt: skip
 """(row, what it may not be slower than)."""
 
@@ -111,11 +112,21 @@ def choose(device: torch.device, compiled: bool) -> tuple[list[Row], list[str]]:
         skipped.append("bf16: this CPU has no bf16 units (AVX512_BF16 or AMX), where it would be many times slower")
     rows += [COMPILED] if compiled else []
     rows.append(PUBLISHED)
-    if importlib.util.find_spec("transformers") is not None:
-        rows.append(HUGGING_FACE)
-    else:
-        skipped.append("Hugging Face: the package transformers is not installed")
+    missing = why_no_transformers()
+    rows += [HUGGING_FACE] if missing is None else []
+    skipped += [f"Hugging Face: {missing}"] if missing is not None else []
     return rows, skipped
+
+
+def why_no_transformers() -> str | None:
+    """Why Hugging Face's VideoMAE cannot be run here; None if it can."""
+    if importlib.util.find_spec("transformers") is None:
+        return "the package transformers is not installed"
+    try:
+        importlib.import_module("transformers.models.videomae.modeling_videomae")
+    except ImportError as error:
+        return f"the installed package transformers cannot be imported ({error})"
+    return None
 
 
 def has_bf16_units() -> bool:
