@@ -45,7 +45,7 @@ def test_from_a_folder_with_a_broken_video_to_a_tracked_run(cluster, videos: Pat
     folder.mkdir()
     for path in videos.iterdir():
         (folder / path.name).symlink_to(path)
-    write_unusable(folder / "broken.mp4")
+    write_unusable(folder / "broken")
 
     table = tmp_path / "table"
     places = [f"videos={folder}", f"table={table}"]
@@ -53,9 +53,9 @@ def test_from_a_folder_with_a_broken_video_to_a_tracked_run(cluster, videos: Pat
     assert refused.returncode == 1
     assert "max_quarantine" in refused.stdout
     assert not (table / "manifest.json").exists()
-    prepared = submit(cluster, "jobs/prepare_clips.py", *places, "max_quarantine=0.5")
+    prepared = submit(cluster, "jobs/prepare_clips.py", *places, "max_quarantine=0.8")
     assert prepared.returncode == 0, prepared.stdout
-    assert "broken.mp4" in (table / "quarantine-report.csv").read_text()
+    assert "truncated" in (table / "quarantine-report.csv").read_text()
 
     words = [*SMALL, f"table={table}", f"results={tmp_path}", "fleet.workers=2", "epochs=8", "name=first"]
     trained = submit(cluster, "python", JOB, *words, "engine.strategy=deepspeed", "engine.zero=2")

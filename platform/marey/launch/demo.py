@@ -37,16 +37,20 @@ def main(words: list[str]) -> int:
     rest = [word for word in words if not word.startswith(("videos=", "results="))]
     results = Path(given.get("results") or ROOT / ".demo").absolute()
     videos = Path(given["videos"]).expanduser().absolute() if given.get("videos") else _packaged_videos(results)
-    table = results / "tables" / "demo"
-    name = fresh_name("demo")
     print(f"videos   {videos}\nresults  {results}\nstarting a one-node Ray cluster ...", flush=True)
     with LocalCluster() as cluster:
-        places = [f"table={table}", f"results={results}"]
-        prepare = ["jobs/prepare_clips.py", f"videos={videos}", *places]
-        if code := _submit(cluster, prepare):
-            return code
-        settings = [*places, f"name={name}", *_enough_epochs(table), *rest]
-        return _submit(cluster, ["jobs/pretrain_videomae.py", "@jobs/laptop.yaml", *settings])
+        return run(cluster, videos, results, rest)
+
+
+def run(cluster: LocalCluster, videos: Path, results: Path, words: list[str]) -> int:
+    """Prepare and train on ``cluster``; the exit code of the job that failed, or 0."""
+    table, name = results / "tables" / "demo", fresh_name("demo")
+    places = [f"table={table}", f"results={results}"]
+    prepare = ["jobs/prepare_clips.py", f"videos={videos}", *places]
+    if code := _submit(cluster, prepare):
+        return code
+    settings = [*places, f"name={name}", *_enough_epochs(table), *words]
+    return _submit(cluster, ["jobs/pretrain_videomae.py", "@jobs/laptop.yaml", *settings])
 
 
 def _enough_epochs(table: Path) -> list[str]:

@@ -1,0 +1,59 @@
+"""The feed through Ray Data gives the batches of the feed in process."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from marey.clips import loader
+from marey.clips.augment import AugmentConfig
+from marey.clips.loader import FeedOrder
+from marey.clips.pipeline import Pipeline
+from marey.clips.plan import Plan
+from marey.clips.sample import SamplingConfig
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture
+def order(table) -> FeedOrder:
+    pipeline = Pipeline(8, 32, SamplingConfig(stride=2), AugmentConfig(crop="random_resized", flip=0.5))
+    return FeedOrder(table, Plan(len(table), seed=3, repeats=3), pipeline, batch=8, micro_batch=2)
+
+
+def same(one, other) -> bool:
+    return torch.equal(one.clip, other.clip) and torch.equal(one.key, other.key) and one.clip_ids == other.clip_ids
+
+
+@pytest.mark.parametrize(("start", "rank", "world"), [(0, 0, 1), (5, 1, 2)])
+def test_batches_are_those_of_the_feed_in_process(order, start, rank, world):
+    from marey.fleet.feed import feed
+
+    expected = list(loader.feed(order, start, start + 4, rank, world))
+    found = list(feed(order, start, start + 4, rank, world))
+    assert len(found) == len(expected) == 4 * (8 // world // 2)
+    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_datasets_follow_one_another_without_a_seam(order, monkeypatch):
+    from marey.fleet import feed as module
+
+    monkeypatch.setattr(module, "ROWS_PER_TASK", 2)
+    monkeypatch.setattr(module, "TASKS_PER_DATASET", 2)
+    expected = list(loader.feed(order, 2, 6))
+    assert all(same(one, other) for one, other in zip(module.feed(order, 2, 6, 0, 1), expected, strict=True))
+
+
+def test_an_error_of_reading_reaches_the_trainer_with_the_file(order, tmp_path, monkeypatch):
+    import shutil
+
+    from marey.clips.table import open_table
+    from marey.fleet.feed import feed
+
+    copy = tmp_path / "copy"
+    shutil.copytree(order.table.path, copy)
+    broken = replace(order, table=open_table(copy))
+    victim = next((copy / "data").glob("*.parquet"))
+    victim.unlink()
+    with pytest.raises(Exception, match=victim.name):
+        list(feed(broken, 0, 2, 0, 1))
