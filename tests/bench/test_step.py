@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from marey.backbones.zoo import configure
-from marey.bench import memory, rows
+from marey.bench import machine, memory, rows
 from marey.bench.published import PublishedVideoMAE
 from marey.bench.step import StepBench, main, run
 from marey.errors import ConfigError
@@ -93,6 +93,14 @@ def test_memory_added_on_a_cpu():
     # Three buffers at once, 192 MiB; written, since untouched pages are not resident.
     added = memory.added(lambda: sum(torch.ones(3, 16 * 2**20).unbind()), torch.device("cpu"))
     assert 180 * 2**20 < added < 420 * 2**20
+
+
+def test_other_work_is_told(monkeypatch):
+    worked = iter([100.0, 103.0])
+    monkeypatch.setattr(machine, "_machine_seconds", lambda: next(worked))
+    clock = iter([0.0, 2.0])
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
+    assert "other work took 1." in machine.OtherWork().warning()
 
 
 def test_wrong_words_exit_with_2(capsys):

@@ -32,6 +32,7 @@ def videos(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "CHUNK_VIDEOS", 2)
+    monkeypatch.setattr(parts, "FEWEST_CHUNKS", 1)
 
 
 def prepare(videos: Path, table: Path, storage: ClipStorage = FAST, max_quarantine: float = 0.1) -> Summary:
@@ -157,7 +158,7 @@ import sys, time
 from pathlib import Path
 from marey.clips import parts, prepare
 from marey.clips.datasets import find_sources
-parts.CHUNK_VIDEOS = 2
+parts.CHUNK_VIDEOS, parts.FEWEST_CHUNKS = 2, 1
 real = prepare._write_rows
 def slow(*arguments):
     time.sleep(0.3)
@@ -196,7 +197,8 @@ def test_a_killed_preparation_goes_on_where_it_stopped(videos: Path, killed: Pat
     assert summary.fingerprint == prepare(videos, killed.with_name("whole")).fingerprint
 
 
-def test_chunks_close_at_a_number_of_videos_or_bytes(tmp_path: Path) -> None:
+def test_chunks_close_at_a_number_of_videos_or_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "FEWEST_CHUNKS", 1)
     paths = [tmp_path / f"{number}.mp4" for number in range(70)]
     for path in paths:
         path.write_bytes(b"x")
@@ -205,6 +207,12 @@ def test_chunks_close_at_a_number_of_videos_or_bytes(tmp_path: Path) -> None:
     chunks = parts.cut_chunks([Source(path.name, str(path)) for path in paths])
     assert [len(chunk.sources) for chunk in chunks] == [4, 32, 32, 2]
     assert [source.uri for chunk in chunks for source in chunk.sources] == [str(path) for path in paths]
+
+
+@pytest.mark.parametrize(("videos", "largest"), [(4, 1), (15, 1), (16, 2), (100, 8), (1000, 32)])
+def test_few_videos_make_small_chunks(videos: int, largest: int) -> None:
+    sources = [Source(f"{number}.mp4", f"/none/{number}.mp4") for number in range(videos)]
+    assert max(len(chunk.sources) for chunk in parts.cut_chunks(sources)) == largest
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ def host(cpus: float, gpus: float = 0, free: float | None = None, hosts: tuple[s
 
 
 @pytest.fixture(autouse=True)
-def _holders(monkeypatch):
-    monkeypatch.setattr(cluster, "holders", lambda: ["actor Greedy (process 7) of job 01: {'CPU': 2}"])
+def _holders(request, monkeypatch):
+    if "ray_cluster" not in request.fixturenames:
+        monkeypatch.setattr(cluster, "holders", lambda: ["actor Greedy (process 7) of job 01: {'CPU': 2}"])
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,22 @@ def test_what_others_hold_is_refused_and_they_are_named():
 
 
 def test_local_storage_on_two_hosts_is_refused():
-    with pytest.raises(ConfigError, match="fleet.storage=shared"):
+    with pytest.raises(ConfigError, match=r"fleet\.storage=shared"):
         share_out(training(workers=2), host(4, hosts=("one", "two")))
     assert share_out(training(workers=2, storage="shared"), host(4, hosts=("one", "two"))).cpus == 2
+
+
+@pytest.mark.slow
+def test_who_holds_a_real_clusters_cpus_is_told(ray_cluster):
+    import ray
+
+    class Greedy:
+        def here(self) -> bool:
+            return True
+
+    holder = ray.remote(num_cpus=2)(Greedy).remote()
+    assert ray.get(holder.here.remote())
+    with pytest.raises(ResourceError, match=r"need 0.25 CPUs, 0 are free(.|\n)*Greedy"):
+        share_out(training(workers=1), cluster.settled(seconds=0))
+    ray.kill(holder)
+    assert cluster.settled().free_cpus == 2

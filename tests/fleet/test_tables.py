@@ -18,6 +18,7 @@ FAST = ClipStorage(preset="ultrafast")
 @pytest.fixture
 def videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(parts, "CHUNK_VIDEOS", 2)
+    monkeypatch.setattr(parts, "FEWEST_CHUNKS", 1)
     for number in range(7):
         write_video(tmp_path / f"videos/v{number}.mp4", 10 + number)
     return tmp_path / "videos"

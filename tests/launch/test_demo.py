@@ -56,10 +56,8 @@ def test_ctrl_c_stops_the_job_too(cluster, table, tmp_path: Path):
         "epochs=9999",
     ]
     environment = {**cluster.environment, "PYTHONPATH": str(ROOT / "platform")}
-    client = subprocess.Popen(
-        [sys.executable, "-c", CLIENT, *words, "checkpoint.every=5"], env=environment, cwd=tmp_path, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [sys.executable, "-c", CLIENT, *words, "checkpoint.every=5"]
+    client = subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
     until(lambda: checkpoints(tmp_path, "long"))
     os.kill(client.pid, signal.SIGINT)
     client.wait(60)

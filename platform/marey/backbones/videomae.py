@@ -264,7 +264,7 @@ class VideoMAEPretrain(nn.Module):
         """
         output = self(clip, mask, decode_mask)
         decoded = masks.indices(mask if decode_mask is None else ~decode_mask).to(clip.device)
-        cubes = self._pixels(clip)
+        cubes = self._pixels(cut(clip.float(), self.config.tubelet))
         mean, deviation = _statistics(cubes)
         shown = gather_tokens(deviation, decoded) * _split(output.reconstruction, cubes) + gather_tokens(mean, decoded)
         hidden = mask.to(clip.device)[:, :, None, None]
@@ -291,14 +291,13 @@ class VideoMAEPretrain(nn.Module):
     @torch.no_grad()
     def _targets(self, clip: Tensor, decoded: Tensor) -> Float[Tensor, "b n p"]:
         """Pixels in 0..1, normalised in each cube and channel, flattened as (t h w) then channel."""
-        cubes = gather_tokens(cut(denormalise(clip.float()), self.config.tubelet), decoded)
-        cubes = rearrange(cubes, "b n (c p) -> b n p c", c=self.config.in_channels)
+        cubes = self._pixels(gather_tokens(cut(clip.float(), self.config.tubelet), decoded))
         mean, deviation = _statistics(cubes)
         return ((cubes - mean) / deviation).flatten(2)
 
-    def _pixels(self, clip: Tensor) -> Float[Tensor, "b n p c"]:
-        cubes = cut(denormalise(clip.float()), self.config.tubelet)
-        return rearrange(cubes, "b n (c p) -> b n p c", c=self.config.in_channels)
+    def _pixels(self, cubes: Float[Tensor, "b n cp"]) -> Float[Tensor, "b n p c"]:
+        """Normalised cubes as pixels in 0..1."""
+        return denormalise(rearrange(cubes, "b n (c p) -> b n p c", c=self.config.in_channels), channel=-1)
 
     def _assemble(self, cubes: Float[Tensor, "b n p c"]) -> Float[Tensor, "b t h w c"]:
         (nt, nh, nw), (t, h, w) = self.grid, self.config.tubelet

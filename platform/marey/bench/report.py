@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from marey.bench.flops import peak_tflops
+from marey.bench.machine import cpu_name
 from marey.bench.rows import ALL, BESIDE, Case, Row
 
 if TYPE_CHECKING:
@@ -97,6 +98,12 @@ def ratio(one: "Measured", other: "Measured") -> float | None:
     return statistics.median(a / b for a, b in zip(one.seconds, other.seconds, strict=True))
 
 
+def open_console() -> Console:
+    """A terminal's own width; elsewhere wide enough for the table."""
+    found = Console()
+    return found if found.is_terminal else Console(width=WIDTH)
+
+
 def show_machine(device: torch.device, console: Console) -> None:
     """What the figures were measured on."""
     if device.type == "cuda":
@@ -104,13 +111,6 @@ def show_machine(device: torch.device, console: Console) -> None:
     else:
         where = f"{cpu_name()}, {torch.get_num_threads()} threads"
     console.print(f"{where}; torch {torch.__version__}, Python {platform.python_version()}", highlight=False)
-
-
-def cpu_name() -> str:
-    """The processor's model name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def show_table(rows: Sequence[Figures], measured: "Sequence[Measured]", case: Case, console: Console) -> None:

@@ -27,6 +27,7 @@ from pydantic import Field
 from rich.console import Console
 
 from marey.bench import flops, memory, report, rows, words
+from marey.bench.machine import OtherWork
 from marey.bench.rows import Case, Ready, Row
 from marey.clips.batch import Batch
 from marey.config import Config
@@ -91,9 +92,8 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line's words ask for and print it."""
-    console = Console()
-    console.width = console.width if console.is_terminal else report.WIDTH
-    bench = words.read(StepBench(), __doc__ or "", arguments)
+    console = report.open_console()
+    bench = words.read(StepBench(), __doc__ or "", console, arguments)
     try:
         run(bench, console)
     except ConfigError as error:
@@ -117,9 +117,12 @@ def _one_size(
 ) -> list[Measured]:
     case = _case(size, bench, device)
     steps = bench.steps or (5 if device.type == "cuda" else 1)
+    others = OtherWork()
     measured = measure(case, chosen, bench.rounds, steps, bench.clock)
     figures = report.figures(measured, case, bench.peak_tflops)
     report.show_table(figures, measured, case, console)
+    if device.type == "cpu" and (warning := others.warning()) is not None:
+        console.print(warning, highlight=False, soft_wrap=True)
     if bench.jsonl is not None:
         report.append_lines(bench.jsonl, figures)
     return measured

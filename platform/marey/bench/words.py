@@ -13,11 +13,11 @@ from marey.errors import ConfigError
 HELP_WORDS = {"--help", "-h", "help"}
 
 
-def read(bench: C, text: str, words: Sequence[str] | None = None) -> C:
+def read(bench: C, text: str, console: Console, words: Sequence[str] | None = None) -> C:
     """``bench`` changed by ``words`` (default: the command line's). Exits with 0 after help, with 2 on a mistake."""
     words = list(sys.argv[1:] if words is None else words)
     if HELP_WORDS & set(words):
-        show_help(bench, text)
+        show_help(bench, text, console)
         sys.exit(0)
     try:
         return override(bench, words)
@@ -31,9 +31,8 @@ def refuse(error: ConfigError) -> NoReturn:
     sys.exit(2)
 
 
-def show_help(bench: Config, text: str) -> None:
+def show_help(bench: Config, text: str, console: Console) -> None:
     """Print what the bench measures and its settings with type, value and meaning."""
-    console = Console()
     console.print(text.strip() + "\n", highlight=False, markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("setting", "type", "here", "meaning"):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from marey.errors import ClipError
 
 CHUNK_VIDEOS = 32
 CHUNK_BYTES = 64 << 20
+FEWEST_CHUNKS = 8
 # Random access reads whole row groups: keep them small.
 _GROUP_ROWS = 16
 _GROUP_BYTES = 4 << 20
@@ -61,8 +62,13 @@ class ChunkReport:
     quarantined: Counter[tuple[str, str]]
 
 
-def cut_chunks(sources: Iterable[Source]) -> list[Chunk]:
-    """Cut sources, in order, into chunks of at most 32 videos, closed when they reach 64 MiB."""
+def cut_chunks(sources: Sequence[Source]) -> list[Chunk]:
+    """Cut sources, in order, into chunks of at most 32 videos, closed when they reach 64 MiB.
+
+    Few videos make small chunks, so that several can be prepared at a time; sizes are powers of two, so that a video
+    more seldom changes them.
+    """
+    most = min(CHUNK_VIDEOS, 1 << (len(sources) // FEWEST_CHUNKS).bit_length() >> 1 or 1)
     chunks: list[Chunk] = []
     pending: list[tuple[Source, tuple[int, int] | None]] = []
     size = 0
@@ -70,7 +76,7 @@ def cut_chunks(sources: Iterable[Source]) -> list[Chunk]:
         stamp = _stamp(source)
         pending.append((source, stamp))
         size += stamp[0] if stamp else 0
-        if len(pending) == CHUNK_VIDEOS or size >= CHUNK_BYTES:
+        if len(pending) == most or size >= CHUNK_BYTES:
             chunks.append(_chunk(pending))
             pending, size = [], 0
     return [*chunks, _chunk(pending)] if pending else chunks

@@ -158,7 +158,9 @@ class TorchStrategy(Strategy):
                 (step.loss / len(micro_batches)).backward()
                 steps.append(step)
         trained = [p for p in self.parameters.values() if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(trained, self.clip_grad if self.clip_grad is not None else float("inf"))
+        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if self.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(trained, self.clip_grad, norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()

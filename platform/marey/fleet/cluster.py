@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,14 @@ def describe() -> Cluster:
         free_gpus=free.get("GPU", 0.0),
         hosts=tuple(sorted(hosts)),
     )
+
+
+def settled(seconds: float = 10.0) -> Cluster:
+    """The cluster once all of it is free, or as it is after ``seconds``: a job that ended lets go a little later."""
+    deadline = time.monotonic() + seconds
+    while (found := describe()).free_cpus < found.cpus and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
 
 
 def holders() -> list[str]:

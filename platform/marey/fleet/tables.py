@@ -37,10 +37,12 @@ def build_table(
     table: Path | str,
     max_quarantine: float = 0.1,
     progress: Callable[[Progress], None] | None = None,
+    workers: int | None = None,
 ) -> Summary:
     """Prepare ``table`` on the cluster that `ray.init` connected to; every node must see the videos and the table.
 
-    ``progress`` is called every few seconds. Raises what `marey.clips.prepare.finish` raises, and `ResourceError` on a
+    ``progress`` is called every few seconds; ``workers`` is the most videos at a time (default: as many as there are
+    CPUs). Raises what `marey.clips.prepare.finish` raises, and `ResourceError` on a
     cluster without CPUs. Run it again after any failure: it goes on where it stopped.
     """
     if ray.cluster_resources().get("CPU", 0) < 1:
@@ -50,7 +52,7 @@ def build_table(
     reports: dict[int, ChunkReport] = {}
     start = last = time.monotonic()
     done = 0
-    for number, report in _run(chunks, storage, Path(table).absolute()):
+    for number, report in _run(chunks, storage, Path(table).absolute(), workers):
         reports[number] = report
         done += report.videos
         now = time.monotonic()
@@ -60,7 +62,9 @@ def build_table(
     return finish(table, [reports[number] for number in range(len(chunks))], storage, max_quarantine)
 
 
-def _run(chunks: Sequence[Chunk], storage: ClipStorage, table: Path) -> Iterator[tuple[int, ChunkReport]]:
+def _run(
+    chunks: Sequence[Chunk], storage: ClipStorage, table: Path, workers: int | None
+) -> Iterator[tuple[int, ChunkReport]]:
     """Reports with the numbers of their chunks, as they are finished."""
     # The dearest first, so that the end does not wait for one long film.
     order = sorted(range(len(chunks)), key=lambda number: -chunks[number].bytes)
@@ -78,7 +82,7 @@ def _run(chunks: Sequence[Chunk], storage: ClipStorage, table: Path) -> Iterator
         return {"number": item["number"], "made": pickle.dumps(made)}
 
     todo = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
-    dataset = todo.map(work, num_cpus=1)
+    dataset = todo.map(work, num_cpus=1, concurrency=workers)
     dataset.context.enable_progress_bars = False
     for row in dataset.iter_rows():
         made = pickle.loads(row["made"])

@@ -12,7 +12,7 @@ from marey.clips.table import ClipTable
 from marey.errors import MareyError, TrainingError
 from marey.experiment import assemble
 from marey.experiment.training import Training
-from marey.fleet.cluster import describe
+from marey.fleet.cluster import settled
 from marey.fleet.feed import feed
 from marey.fleet.resources import Shares, share_out
 from marey.fleet.tracker import RemoteTracker
@@ -33,7 +33,7 @@ class Assignment:
 
 def plan_shares(training: Training) -> tuple[Shares, str]:
     """Each worker's share, and the cluster in words; raises `ResourceError` for what does not fit."""
-    cluster = describe()
+    cluster = settled()
     return share_out(training, cluster), str(cluster)
 
 

@@ -22,7 +22,7 @@ def run(preparation: Preparation) -> None:
         from marey.fleet.tables import build_table
 
         cluster.join()
-        summary = build_table(sources, preparation.clips, table, preparation.max_quarantine, progress=_say)
+        summary = build_table(sources, preparation.clips, table, preparation.max_quarantine, _say, preparation.workers)
     print(f"{summary}\ntable    {table}", flush=True)
 
 

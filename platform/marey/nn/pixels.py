@@ -10,20 +10,22 @@ STD = (0.229, 0.224, 0.225)
 
 def normalise(clip: Tensor) -> Float[Tensor, "b c *size"]:
     """uint8 0..255 (or float 0..1) [B, 3, ...] to float32, (x - mean) / std in each channel."""
-    mean, std = _statistics(clip, clip.shape[1])
+    mean, std = _statistics(clip, 1)
     scale = 255.0 if clip.dtype == torch.uint8 else 1.0
     # One multiply and one add, from uint8 straight to the result.
     return clip.float().mul_(1 / (scale * std)).sub_(mean / std) if scale != 1.0 else (clip - mean) / std
 
 
-def denormalise(clip: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *size"]:
-    """The inverse: float pixels in 0..1."""
-    mean, std = _statistics(clip, clip.shape[1])
-    return clip * std + mean
+def denormalise(pixels: Float[Tensor, "*size"], channel: int = 1) -> Float[Tensor, "*size"]:
+    """The inverse: float pixels in 0..1; ``channel`` is the axis of the channels."""
+    mean, std = _statistics(pixels, channel)
+    return pixels * std + mean
 
 
-def _statistics(clip: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    shape = (channels, *([1] * (clip.ndim - 2)))
+def _statistics(pixels: Tensor, channel: int) -> tuple[Tensor, Tensor]:
+    channels = pixels.shape[channel]
+    shape = [1] * pixels.ndim
+    shape[channel] = channels
     known = (MEAN, STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    mean, std = (torch.tensor(values, device=clip.device).view(shape) for values in known)
+    mean, std = (torch.tensor(values, device=pixels.device).view(shape) for values in known)
     return mean, std
