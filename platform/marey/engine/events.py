@@ -69,6 +69,13 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Saving:
+    """Before a checkpoint is written."""
+
+    clock: Clock
+
+
+@dataclass(frozen=True)
 class CheckpointWritten:
     """After a checkpoint was committed."""
 
@@ -84,7 +91,7 @@ class Ended:
     clock: Clock
 
 
-Event = Started | Stepped | CheckpointWritten | Ended
+Event = Started | Stepped | Saving | CheckpointWritten | Ended
 
 
 class Hook(Protocol):

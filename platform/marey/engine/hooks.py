@@ -11,7 +11,7 @@ from pydantic import Field
 from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
 from marey.config import Config
-from marey.engine.events import CheckpointWritten, Ended, Event, Started, Stepped
+from marey.engine.events import CheckpointWritten, Ended, Event, Saving, Started, Stepped
 from marey.tracking.base import Tracker
 from marey.tracking.pictures import reconstruction_strip
 
@@ -79,6 +79,8 @@ class Tracking:
             return
         if isinstance(event, Stepped) and (event.clock.done or event.clock.step % self.config.metrics_every == 0):
             self.tracker.metrics(event.clock.step, _numbers(event))
+        elif isinstance(event, Saving):
+            self.tracker.flush()  # a run that resumes from this checkpoint must not miss a step before it
         elif isinstance(event, CheckpointWritten):
             self.tracker.metrics(event.clock.step, {"system/checkpoint_seconds": event.seconds})
 

@@ -14,7 +14,7 @@ from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
 from marey.engine import checkpoint
 from marey.engine.checkpoint import CheckpointConfig, Saved
-from marey.engine.events import CheckpointWritten, Clock, Ended, Hook, Started, Stepped, emit
+from marey.engine.events import CheckpointWritten, Clock, Ended, Hook, Saving, Started, Stepped, emit
 from marey.engine.optim import Schedule
 from marey.engine.strategy import StepResult, Strategy
 from marey.errors import TrainingError
@@ -62,6 +62,7 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
         emit(hooks, Stepped(clock, result.loss, result.metrics, lr, result.grad_norm, seconds, waited, strategy))
         keeper.seen(result.loss)
         if clock.done or clock.step % job.checkpoint.every == 0:
+            emit(hooks, Saving(clock))
             emit(hooks, keeper.save(clock))
     emit(hooks, Ended(clock))
     return clock

@@ -25,6 +25,9 @@ class _Keeper:
     def picture(self, step: int, key: str, image: np.ndarray) -> None:
         self.tracker.picture(step, key, image)
 
+    def flush(self) -> None:
+        self.tracker.flush()
+
     def end(self, status: EndStatus, message: str) -> None:
         self.tracker.end(status, message)
 
@@ -47,6 +50,10 @@ class RemoteTracker:
     def picture(self, step: int, key: str, image: np.ndarray) -> None:
         """See `Tracker.picture`; does not wait."""
         self.actor.picture.remote(step, key, image)
+
+    def flush(self) -> None:
+        """See `Tracker.flush`; all calls made from here before have then been handled."""
+        ray.get(self.actor.flush.remote())
 
     def end(self, status: EndStatus, message: str = "") -> None:
         """See `Tracker.end`; waits until all is written."""

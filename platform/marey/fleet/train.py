@@ -66,6 +66,8 @@ def train(training: Training, table: ClipTable, directory: Path, tracker: Remote
         stopped = trainer.fit().return_value
     except TrainingFailedError as error:
         raise _failure(error) from None
+    except SystemExit:  # how Ray ends after Ctrl-C, once its workers are gone
+        raise KeyboardInterrupt from None
     if stopped:
         raise TrainingError(stopped)
 

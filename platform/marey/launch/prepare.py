@@ -3,6 +3,7 @@
 from marey.clips.datasets import find_sources
 from marey.errors import ConfigError
 from marey.experiment import Preparation
+from marey.launch import signals
 
 
 def run(preparation: Preparation) -> None:
@@ -22,6 +23,7 @@ def run(preparation: Preparation) -> None:
         from marey.fleet.tables import build_table
 
         cluster.join()
+        signals.install()
         summary = build_table(sources, preparation.clips, table, preparation.max_quarantine, _say, preparation.workers)
     print(f"{summary}\ntable    {table}", flush=True)
 

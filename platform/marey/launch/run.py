@@ -1,24 +1,17 @@
 """The main guard of every job file: words to settings to a run, and an exit code that is the truth."""
 
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from marey.config import Config, override
 from marey.errors import ConfigError, MareyError
 from marey.experiment import Preparation, Training
-from marey.launch import prepare, train
+from marey.launch import prepare, signals, train
 from marey.launch.help import show_help
 
 HELP_WORDS = {"--help", "-h", "help"}
-
-
-class Stopped(BaseException):
-    """SIGTERM, as an exception: `ray job stop`, a scheduler, a shutdown."""
 
 
 def launch(job: Config, words: Sequence[str] | None = None) -> None:
@@ -32,7 +25,7 @@ def launch(job: Config, words: Sequence[str] | None = None) -> None:
     if HELP_WORDS & set(words):
         show_help(job, script, sys.modules["__main__"].__doc__ or "")
         sys.exit(0)
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signals.install()
     sys.exit(_run(job, words, script))
 
 
@@ -49,10 +42,9 @@ def _run(job: Config, words: list[str], script: str) -> int:
         return _fail(f"error: {error}", 2)
     except MareyError as error:
         return _fail(f"error: {error}", 1)
-    except Stopped:
-        return _fail("stopped by SIGTERM; the same command with the run's name= takes it up again", 143)
     except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C; the same command with the run's name= takes it up again", 130)
+        by, code = ("SIGTERM", 143) if signals.terminated() else ("Ctrl-C", 130)
+        return _fail(f"stopped by {by}; the same command with the run's name= takes it up again", code)
     except Exception:  # a mistake of ours: show where
         return _fail(traceback.format_exc().rstrip(), 1)
     return 0
@@ -62,7 +54,3 @@ def _fail(text: str, code: int) -> int:
     sys.stdout.flush()
     print(text, file=sys.stderr, flush=True)
     return code
-
-
-def _on_sigterm(number: int, frame: FrameType | None) -> Any:
-    raise Stopped

@@ -14,7 +14,7 @@ from marey.errors import ConfigError
 from marey.experiment import Preparation, Training, assemble
 from marey.experiment.revision import revision
 from marey.experiment.run import Run, fresh_name, open_run
-from marey.launch import prepare
+from marey.launch import prepare, signals
 from marey.tracking.base import RunDescription, Tracker, Trackers
 from marey.tracking.delivery import read_place
 from marey.tracking.jsonl import JsonlTracker
@@ -29,6 +29,7 @@ def run(training: Training, words: list[str], script: str) -> None:
         from marey.fleet import cluster
 
         cluster.join()
+        signals.install()
     table = _table(training)
     job = script.removesuffix(".py")
     training = training.replace(name=training.name or fresh_name(job))

@@ -25,7 +25,7 @@ class RunDescription:
 
 
 class Tracker(Protocol):
-    """One run's record. No call but `start` and `end` may wait for a disk or a server longer than 100 ms."""
+    """One run's record. No call but `start`, `flush` and `end` may wait for a disk or a server longer than 100 ms."""
 
     def start(self, run: RunDescription) -> None:
         """Open the run, or take it up again after a restart."""
@@ -35,6 +35,12 @@ class Tracker(Protocol):
 
     def picture(self, step: int, key: str, image: np.ndarray) -> None:
         """Record ``image``, uint8 [H, W, 3] RGB, as ``key`` at ``step``."""
+
+    def flush(self) -> None:
+        """Return when all that was recorded is safe from the death of this process, or after ten seconds.
+
+        Called before a checkpoint is committed: a run that resumes there has every step up to it.
+        """
 
     def end(self, status: EndStatus, message: str = "") -> None:
         """Write what is still held back, set the end status and close."""
@@ -60,6 +66,11 @@ class Trackers:
         """See `Tracker.picture`."""
         for tracker in self.trackers:
             tracker.picture(step, key, image)
+
+    def flush(self) -> None:
+        """See `Tracker.flush`."""
+        for tracker in self.trackers:
+            tracker.flush()
 
     def end(self, status: EndStatus, message: str = "") -> None:
         """See `Tracker.end`."""

@@ -15,6 +15,7 @@ from marey.tracking.journal import EVENTS, METRICS, PICTURES, AppendFile, Point,
 from marey.tracking.writer import Writer
 
 END_SECONDS = 30.0
+FLUSH_SECONDS = 10.0
 
 
 class JsonlTracker:
@@ -53,6 +54,10 @@ class JsonlTracker:
             pixels = image.copy()  # the caller may go on drawing in its array
             self._writer.submit(lambda: _write_png(self._directory / file, pixels))
             self._event("picture", step=step, key=key, file=file)
+
+    def flush(self) -> None:
+        """See `Tracker.flush`."""
+        self._writer.flush(FLUSH_SECONDS)
 
     def end(self, status: EndStatus, message: str = "") -> None:
         """Note the end and close, waiting up to 30 s for the disk."""

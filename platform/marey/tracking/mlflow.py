@@ -76,6 +76,9 @@ class MlflowTracker:
     def picture(self, step: int, key: str, image: np.ndarray) -> None:
         """Nothing to do; see `metrics`."""
 
+    def flush(self) -> None:
+        """Nothing to do: what is in the files arrives, sooner or later."""
+
     def end(self, status: EndStatus, message: str = "") -> None:
         """Wait up to 30 s until MLflow has everything; what it has not by then stays in the run's folder."""
         self._ending = True

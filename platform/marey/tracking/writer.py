@@ -32,6 +32,11 @@ class Writer:
             if not self._behind:
                 self._behind = not self._changed.wait_for(lambda: not self._jobs, PATIENCE_SECONDS)
 
+    def flush(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for all jobs; whether they are done."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._jobs, timeout)
+
     def close(self, timeout: float) -> int:
         """Wait up to ``timeout`` seconds for all jobs, then stop; returns how many are left undone."""
         with self._changed:
