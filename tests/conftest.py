@@ -1,5 +1,6 @@
 """What tests share: the cluster, tiny models, tables of generated videos; and what could not run, said at the end."""
 
+import atexit
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 # Ray reads these when it is first used in a process, and then no more: they must be there from the start.
 TOKEN = Path(tempfile.mkdtemp(prefix="marey-token-")) / "token"
+atexit.register(shutil.rmtree, TOKEN.parent, ignore_errors=True)
 TOKEN.touch(mode=0o600)
 TOKEN.write_text(secrets.token_hex(32))
 os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(TOKEN), "RAY_USAGE_STATS_ENABLED": "0"})
@@ -31,7 +33,6 @@ def cluster() -> Iterator["object"]:
 
     with LocalCluster(cpus=2, token=TOKEN) as started:
         yield started
-    shutil.rmtree(TOKEN.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -71,10 +71,11 @@ def holders() -> list[str]:
     from ray.util import state
 
     try:
+        here = ray.get_runtime_context().gcs_address  # otherwise it looks for clusters by itself, and may find two
         actors = state.list_actors(
-            filters=[("state", "=", "ALIVE")], detail=True, timeout=5, raise_on_missing_output=False
+            address=here, filters=[("state", "=", "ALIVE")], detail=True, timeout=5, raise_on_missing_output=False
         )
-        groups = state.list_placement_groups(filters=[("state", "=", "CREATED")], detail=True, timeout=5)
+        groups = state.list_placement_groups(address=here, filters=[("state", "=", "CREATED")], detail=True, timeout=5)
     except Exception as error:  # the state service is an extra: without a dashboard there is none
         return [f"(the cluster does not tell who holds them: {str(error).splitlines()[0]})"]
     lines = [

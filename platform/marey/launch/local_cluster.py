@@ -3,6 +3,7 @@
 Several users of one host would otherwise find each other's clusters, and a plain ``ray stop`` ends them all.
 """
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ from types import TracebackType
 from marey.errors import ResourceError
 
 START_SECONDS = 120
+_PR_SET_PDEATHSIG = 1
 # Below the range that the kernel hands out, above the one in which Ray puts its workers (10002 to 19999).
 PORTS = range(20100, 32000)
 
@@ -75,10 +77,11 @@ class LocalCluster:
             self.process = subprocess.Popen(
                 self._command(),
                 env=environment,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -113,7 +116,7 @@ class LocalCluster:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(15)
+                self.process.wait(3)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -136,6 +139,11 @@ class LocalCluster:
                 except OSError:
                     continue
         return found
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the process that started this one dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_ports(count: int) -> list[int]:
