@@ -3,7 +3,7 @@
 Several users of one host would otherwise find each other's clusters, and a plain ``ray stop`` ends them all.
 """
 
-import ctypes
+import contextlib
 import os
 import secrets
 import shutil
@@ -21,7 +21,7 @@ from types import TracebackType
 from marey.errors import ResourceError
 
 START_SECONDS = 120
-_PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 3
 # Below the range that the kernel hands out, above the one in which Ray puts its workers (10002 to 19999).
 PORTS = range(20100, 32000)
 
@@ -37,6 +37,7 @@ class LocalCluster:
         self.port, self.dashboard_port, self.client_port = _free_ports(3)
         self.token = token or self.folder / "token"
         self.process: subprocess.Popen[bytes] | None = None
+        self.guard: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
@@ -81,8 +82,13 @@ class LocalCluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
             )
+        # In an environment without the cluster's folder, by which it finds what to end.
+        guard = [sys.executable, "-m", "marey.launch.local_cluster", str(self.folder)]
+        sources = str(Path(__file__).parents[2])
+        self.guard = subprocess.Popen(
+            guard, env={**os.environ, "PYTHONPATH": sources}, stdin=subprocess.PIPE, start_new_session=True
+        )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -113,37 +119,36 @@ class LocalCluster:
 
     def stop(self) -> None:
         """End every process of this cluster, and remove its folder."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(3)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for pid in self._processes():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _processes(self) -> list[int]:
-        """Processes that name the cluster's folder on their command line or as their log's place."""
-        mine = str(self.folder).encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    if mine in (entry / "cmdline").read_bytes() or mine in (entry / "environ").read_bytes():
-                        found.append(int(entry.name))
-                except OSError:
-                    continue
-        return found
+        if self.guard is not None and self.guard.stdin is not None:
+            self.guard.stdin.close()
+            self.guard.wait()
+        if self.process is not None:
+            self.process.wait()
 
 
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the process that started this one dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _guard(folder: Path) -> None:
+    """Wait until the cluster's owner closes the pipe or dies, then end the cluster: `ray start` may not by itself."""
+    sys.stdin.read()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in _processes(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while _processes(folder) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes(folder: Path) -> list[int]:
+    """Processes that have the cluster's folder on their command line or in their environment; not this one."""
+    mine = str(folder).encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if mine in (entry / "cmdline").read_bytes() or mine in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+    return found
 
 
 def _free_ports(count: int) -> list[int]:
@@ -158,3 +163,8 @@ def _free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise ResourceError(f"no {count} free ports between {PORTS[0]} and {PORTS[-1]}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the owner decides
+    _guard(Path(sys.argv[1]))
