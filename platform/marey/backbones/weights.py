@@ -1,7 +1,8 @@
 """Published weights into our models: names changed by the family, everything that did not fit reported."""
 
+import pickle
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ class LoadReport(NamedTuple):
 
 
 def load_renamed(
-    model: nn.Module, state_dict: Mapping[str, Tensor], rename: Callable[[str], str], strict: bool = True
+    model: nn.Module, state_dict: Mapping[str, Any], rename: Callable[[str], str], strict: bool = True
 ) -> LoadReport:
-    """Copy ``state_dict`` into ``model``, each name through ``rename``.
+    """Copy ``state_dict``, or the one under its key ``model``, into ``model``, each name through ``rename``.
 
     Integer buffers that a model computes itself are neither missing nor unexpected. Raises `WeightsError` where a
     shape differs, and with ``strict`` where anything is missing or unexpected.
@@ -41,7 +42,7 @@ def load_renamed(
     return LoadReport(missing, unexpected)
 
 
-def _unwrap(state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """The tensors themselves: published files hold them under ``model``, ``module`` or ``state_dict``."""
     for key in ("model", "module", "state_dict"):
         inner = state_dict.get(key)
@@ -77,10 +78,17 @@ def _some(names: list[str], most: int = 5) -> str:
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Tensors of a ``.safetensors`` file, or of a PyTorch file read without unpickling code."""
+    """Tensors of a ``.safetensors`` file, or of a PyTorch file read without unpickling code.
+
+    Raises `WeightsError` for a file that holds anything else than tensors and plain values.
+    """
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 
         return load_file(path)
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{path}: holds more than weights, or is no PyTorch file ({reason}); not opened") from None
     return dict(_unwrap(loaded))

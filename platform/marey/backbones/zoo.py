@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from marey.backbones import videomae
 from marey.backbones.base import BackboneConfig
@@ -67,7 +67,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in VARIANTS if fnmatch.fnmatch(name, pattern)]
 
 
-def load_published(model: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = True) -> LoadReport:
+def load_published(model: nn.Module, state_dict: Mapping[str, Any], strict: bool = True) -> LoadReport:
     """Load a state dict under the authors' names; the report lists what was missing and unexpected.
 
     Raises `WeightsError` where a shape differs and, unless ``strict=False``, where anything is left over.

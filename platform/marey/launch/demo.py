@@ -20,7 +20,7 @@ from marey.errors import MareyError
 from marey.experiment.run import fresh_name
 from marey.launch.local_cluster import LocalCluster
 
-STEPS = 900
+STEPS = 700
 ROOT = Path(__file__).resolve().parents[3]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _WORKER = re.compile(r"^\((?:\w+) pid=\d+(?:, ip=[\d.]+)?\) ")

@@ -1,0 +1,114 @@
+"""Our models against the published ones: parameters, names, outputs and what lies between, operations."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import marey
+from golden.records import FOLDER, RECORDS, read, runs
+from golden.rule import difference, draw_input, fill, to_mask
+from marey.backbones import videomae
+
+TOLERANCE = 1e-4  # of the output's largest value
+RUNNING = [record for record in RECORDS if runs(record)]
+MASKED = [record for record in RUNNING if "pretrain" in record]
+
+
+def on_meta(record: str) -> nn.Module:
+    name, overrides = RECORDS[record]
+    with torch.device("meta"):
+        return marey.create_model(name, **overrides)
+
+
+@lru_cache(maxsize=1)
+def published(name: str, overrides: tuple) -> dict[str, Tensor]:
+    """The state dict of a record's model under the authors' names; two records of one model have the same."""
+    record = next(key for key, call in RECORDS.items() if call == (name, dict(overrides)) and runs(key))
+    return {key: fill(key, value["shape"]) for key, value in read(record)["state_dict"].items()}
+
+
+def loaded(record: str, **more: Any) -> nn.Module:
+    name, overrides = RECORDS[record]
+    model = marey.create_model(name, **overrides, **more).eval()
+    report = marey.load_published(model, published(name, tuple(overrides.items())))
+    assert report == ([], [])
+    return model
+
+
+def masks_of(content: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    if "mask" in content:  # VideoMAE decodes what is masked
+        return to_mask(content["mask"]), None
+    return to_mask(content["encoder_mask"]), to_mask(content["decoder_mask"])
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, content: dict[str, Any]) -> dict[str, Tensor]:
+    clip = draw_input("clip", content["inputs"]["clip"])
+    if "logits" in content["outputs"]:
+        return {"logits": model(clip)}
+    return model(clip, *masks_of(content))._asdict()
+
+
+def test_every_record_file_is_used():
+    assert {path.stem for path in FOLDER.glob("*.json")} == {*RECORDS, "videomae_v2_masks"}
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_parameters(record: str):
+    assert sum(p.numel() for p in on_meta(record).parameters()) == read(record)["parameters"]
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_published_names_and_shapes_all_fit(record: str):
+    state = {
+        name: torch.empty(value["shape"], dtype=getattr(torch, value["dtype"]), device="meta")
+        for name, value in read(record)["state_dict"].items()
+    }
+    assert marey.load_published(on_meta(record), state) == ([], [])
+
+
+@pytest.mark.parametrize("record", RUNNING)
+def test_outputs_and_probes(record: str):
+    content, model, probes = read(record), loaded(record), {}
+    for name in content["probes"]:
+        model.get_submodule(videomae.rename(name)).register_forward_hook(
+            lambda module, inputs, output, name=name: probes.update({name: output})
+        )
+    found = outputs(model, content)
+    assert found.keys() == content["outputs"].keys()
+    for name, expected in content["outputs"].items():
+        assert difference(found[name], expected, content["output_absmax"][name]) < TOLERANCE, name
+    for name, expected in content["probes"].items():
+        assert difference(probes[name], expected) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("record", MASKED)
+def test_embedding_visible_tubelets_alone_gives_the_same(record: str):
+    content, model = read(record), loaded(record, embed="visible")
+    embedded = []
+    model.encoder.patch_embed.register_forward_hook(lambda module, inputs, output: embedded.append(output.shape[1]))
+    found = outputs(model, content)
+    assert embedded == [content["visible_tokens"]]
+    for name, expected in content["outputs"].items():
+        assert difference(found[name], expected, content["output_absmax"][name]) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_multiply_adds(record: str):
+    content, model = read(record), on_meta(record)
+    clip = torch.empty(content["inputs"]["clip"], device="meta")
+    arguments = []
+    if "pretrain" in record:
+        v1 = not record.startswith("videomae_v2")
+        drawn = model.draw_masks(np.random.RandomState(0), 0.9, 0.0 if v1 else 0.5)
+        arguments = [None if mask is None else mask[None] for mask in drawn]
+    # The counter knows no operations of the CPU's fused attention.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(clip, *arguments)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(content["flops"]["giga"], rel=0.01)

@@ -1,0 +1,86 @@
+"""Names, overrides and weights of others."""
+
+import pytest
+import torch
+
+import marey
+from marey.backbones.weights import read_weights
+from marey.backbones.zoo import VARIANTS, create_model
+from marey.errors import ConfigError, WeightsError
+
+PARAMETERS = {
+    "videomae_v2_small_16x224": 22_033_936,
+    "videomae_v2_base_16x224": 86_534_800,
+    "videomae_v2_large_16x224": 304_270_736,
+    "videomae_v2_huge_16x224": 632_119_440,
+    "videomae_v2_giant_16x224": 1_012_174_352,
+    "videomae_v2_small_pretrain": 24_029_376,
+    "videomae_v2_base_pretrain": 94_210_944,
+    "videomae_v2_large_pretrain": 317_782_016,
+    "videomae_v2_huge_pretrain": 645_659_392,
+    "videomae_v2_giant_pretrain": 1_026_306_560,
+}
+TINY = {"depth": 1, "width": 48, "frames": 4, "crop": 32}
+
+
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
+def test_parameters(name: str, parameters: int):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in create_model(name).parameters()) == parameters
+
+
+def test_names_are_listed_by_pattern():
+    assert marey.list_models("videomae_v2_*_pretrain") == [
+        f"videomae_v2_{s}_pretrain" for s in ("tiny", "small", "base", "large", "huge", "giant")
+    ]
+    assert set(marey.list_models()) == set(VARIANTS)
+
+
+def test_a_wrong_name_or_field_or_value_is_told_with_the_nearest():
+    with pytest.raises(ConfigError, match="videomae_v2_base_16x224"):
+        create_model("videomae_v2_bse_16x224")
+    with pytest.raises(ConfigError, match="did you mean 'num_classes'"):
+        create_model("videomae_v2_base_16x224", num_clases=3)
+    with pytest.raises(ConfigError, match="not a multiple of the tubelet"):
+        create_model("videomae_v2_base_16x224", crop=100)
+    with pytest.raises(ConfigError, match="not a multiple of num_heads"):
+        create_model("videomae_v2_base_16x224", num_heads=7)
+
+
+def test_published_files_load_under_their_wrappers_and_prefixes():
+    source, target = (create_model("videomae_v2_tiny_16x224", **TINY) for _ in range(2))
+    state = {f"module.backbone.{name}": tensor for name, tensor in source.state_dict().items()}
+    report = marey.load_published(target, {"model": {**state, "steps": torch.tensor(3)}})
+    assert report == ([], [])
+    assert all(torch.equal(one, other) for one, other in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_what_is_left_over_is_an_error_or_a_report():
+    model = create_model("videomae_v2_tiny_16x224", **TINY)
+    state = {**model.state_dict(), "decoder.strange": torch.zeros(2)}
+    del state["head.bias"]
+    with pytest.raises(WeightsError, match=r"head\.bias(.|\n)*decoder\.strange"):
+        marey.load_published(model, state)
+    assert marey.load_published(model, state, strict=False) == (["head.bias"], ["decoder.strange"])
+
+
+def test_another_number_of_classes_is_told_with_both_shapes():
+    model, other = (
+        create_model("videomae_v2_tiny_16x224", **TINY),
+        create_model("videomae_v2_tiny_16x224", **TINY, num_classes=3),
+    )
+    with pytest.raises(WeightsError, match=r"head\.weight: file \[3, 48\], model \[400, 48\](.|\n)*num_classes"):
+        marey.load_published(model, other.state_dict())
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("this code must not run",))
+
+
+def test_files_with_code_in_them_are_not_opened(tmp_path, capsys):
+    path = tmp_path / "hostile.pth"
+    torch.save({"model": Payload()}, path)
+    with pytest.raises(WeightsError, match="holds more than weights"):
+        read_weights(str(path))
+    assert "must not run" not in capsys.readouterr().out
