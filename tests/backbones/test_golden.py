@@ -26,7 +26,13 @@ def on_meta(record: str) -> nn.Module:
         return marey.create_model(name, **overrides)
 
 
-@lru_cache(maxsize=1)
+@pytest.fixture(scope="module", autouse=True)
+def _memory():
+    yield
+    published.cache_clear()
+
+
+@lru_cache(maxsize=3)
 def published(name: str, overrides: tuple) -> dict[str, Tensor]:
     """The state dict of a record's model under the authors' names; two records of one model have the same."""
     record = next(key for key, call in RECORDS.items() if call == (name, dict(overrides)) and runs(key))

@@ -60,7 +60,7 @@ def difference(got: Tensor, record: dict[str, Any], largest: float | None = None
     values = zip(found["first"], record["first"], strict=True)
     differences = [abs(a - b) / largest for a, b in values]
     differences += [abs(found[key] - record[key]) / largest for key in ("mean", "std")]
-    return max(*differences, abs(found["norm"] - record["norm"]) / record["norm"])
+    return float(np.max([*differences, abs(found["norm"] - record["norm"]) / record["norm"]]))  # a NaN stays
 
 
 def to_mask(digits: str) -> Tensor:

@@ -1,0 +1,69 @@
+"""The feed in one process, and the pipeline it runs."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from marey.clips import pipeline as pipeline_module
+from marey.clips.augment import AugmentConfig
+from marey.clips.loader import FeedOrder, feed
+from marey.clips.pipeline import Pipeline
+from marey.clips.plan import Plan
+from marey.clips.sample import SamplingConfig
+from marey.errors import ClipError
+
+
+@pytest.fixture
+def order(table) -> FeedOrder:
+    pipeline = Pipeline(8, 32, SamplingConfig(stride=2), AugmentConfig(flip=0.5))
+    return FeedOrder(table, Plan(len(table), seed=1, repeats=2), pipeline, batch=8, micro_batch=2)
+
+
+def test_batches_are_uint8_clips_with_their_keys_and_names(order):
+    [first, *_] = feed(order, 0, 1)
+    assert first.clip.shape == (2, 3, 8, 32, 32)
+    assert first.clip.dtype == torch.uint8
+    assert first.key.tolist() == [one.key for one in order.plan.slice(0, 8)[:2]]
+    assert all(name.split("@")[0].endswith(".mp4") for name in first.clip_ids)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_workers_get_the_global_batch_between_them_from_any_step(order, world):
+    everything = torch.cat([batch.clip for batch in feed(order, 3, 5)])
+    per_rank = [torch.cat([b.clip for b in feed(order, 3, 5, rank, world)]).chunk(2) for rank in range(world)]
+    assert torch.equal(everything, torch.cat([part[step] for step in range(2) for part in per_rank]))
+
+
+def test_repeats_of_a_row_are_decoded_once(order, monkeypatch):
+    calls = []
+    read = pipeline_module.read_frames
+    monkeypatch.setattr(pipeline_module, "read_frames", lambda row, indices: calls.append(row) or read(row, indices))
+    batches = list(feed(order, 0, 2))
+    assert sum(len(batch) for batch in batches) == 16
+    assert len(calls) == 8
+    assert not torch.equal(batches[0].clip[0], batches[0].clip[1])
+
+
+def test_a_crop_larger_than_the_table_names_the_command_that_mends_it(order):
+    with pytest.raises(ClipError, match=r"prepare_clips\.py .* clips\.short_side=512"):
+        replace(order.pipeline, crop=512).check(order.table)
+
+
+def test_an_error_of_decoding_is_raised_in_the_trainers_thread(order, monkeypatch):
+    def broken(row, indices):
+        raise ClipError(f"{row.clip_id} is broken")
+
+    monkeypatch.setattr(pipeline_module, "read_frames", broken)
+    with pytest.raises(ClipError, match=r"\.mp4@.* is broken"):
+        list(feed(order, 0, 1))
+
+
+def test_closing_the_feed_ends_its_threads(order):
+    before = threading.active_count()
+    batches = feed(order, 0, 1000)
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before

@@ -1,0 +1,77 @@
+"""Frames of a clip, and crops of frames."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box
+from marey.clips.sample import sample
+
+RNG = np.random.default_rng
+
+
+def row(frames: int) -> SimpleNamespace:
+    return SimpleNamespace(num_frames=frames)
+
+
+def test_frames_are_a_stride_apart_from_a_random_start():
+    drawn = [sample(row(100), RNG(seed), 16, 4) for seed in range(200)]
+    assert all((np.diff(one) == 4).all() for one in drawn)
+    starts = {int(one[0]) for one in drawn}
+    assert min(starts) == 0
+    assert max(starts) == 39
+    assert len(starts) > 30
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 16, 30, 61])
+def test_a_short_row_is_spread_over_all_of_it(frames: int):
+    indices = sample(row(frames), RNG(0), 16, 4)
+    assert len(indices) == 16
+    assert indices[0] == 0
+    assert indices[-1] == min(frames - 1, 60)
+    assert (np.diff(indices) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["multi_scale", "random_resized", "center"])
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (20, 200), (33, 17)])
+def test_crops_lie_within_the_frame(kind, size):
+    config = AugmentConfig(crop=kind)
+    for seed in range(200):
+        box = draw_box(config, *size, RNG(seed))
+        assert box.height >= 1
+        assert box.width >= 1
+        assert 0 <= box.top <= size[0] - box.height
+        assert 0 <= box.left <= size[1] - box.width
+
+
+def test_random_resized_crops_have_the_asked_share_of_the_area():
+    config = AugmentConfig(crop="random_resized", scale=(0.3, 0.6))
+    shares = [(b.height * b.width) / 6400 for b in (draw_box(config, 80, 80, RNG(seed)) for seed in range(300))]
+    assert min(shares) > 0.28
+    assert max(shares) < 0.62
+    assert np.mean(shares) == pytest.approx(0.45, abs=0.03)
+
+
+def test_a_box_of_the_right_size_is_cut_out_as_it_is_and_flipped():
+    frames = RNG(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
+    cut = apply_box(frames, Box(2, 4, 16, 16), 16)
+    assert torch.equal(cut, torch.from_numpy(frames[:, 2:18, 4:20]))
+    assert torch.equal(apply_box(frames, Box(2, 4, 16, 16, flip=True), 16), cut.flip(2))
+
+
+def test_resizing_is_bilinear():
+    frames = RNG(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    exact = torch.nn.functional.interpolate(
+        torch.from_numpy(frames).permute(0, 3, 1, 2).float(), size=(24, 24), mode="bilinear", antialias=True
+    )
+    made = apply_box(frames, Box(0, 0, 12, 12), 24)
+    assert made.dtype == torch.uint8
+    assert (made.permute(0, 3, 1, 2).float() - exact).abs().max() <= 1
+
+
+def test_flips_come_as_often_as_asked():
+    config = AugmentConfig(flip=0.3)
+    flips = [draw_box(config, 32, 32, RNG(seed)).flip for seed in range(1000)]
+    assert np.mean(flips) == pytest.approx(0.3, abs=0.05)

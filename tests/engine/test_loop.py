@@ -1,0 +1,129 @@
+"""The loop: exact resume, numbers that are not finite, events."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from marey.clips import loader
+from marey.engine import checkpoint
+from marey.engine.events import CheckpointWritten, Ended, Saving, Started, Stepped
+from marey.engine.loop import fit
+from marey.engine.strategy import TorchStrategy
+from marey.errors import TrainingError
+from marey.experiment import Training, assemble
+from marey.recipes.base import Step
+
+TINY = {"frames": 8, "crop": 32, "depth": 1, "width": 48, "decoder_width": 48, "decoder_depth": 1, "drop_path": 0.2}
+
+
+class Diary:
+    """A hook that remembers."""
+
+    def __init__(self) -> None:
+        self.events = []
+
+    def on(self, event) -> None:
+        self.events.append(event)
+
+    def losses(self) -> dict[int, float]:
+        return {event.clock.step: event.loss for event in self.events if isinstance(event, Stepped)}
+
+
+@pytest.fixture
+def training() -> Training:
+    return Training(
+        name="run", backbone={"name": "videomae_v2_tiny_pretrain", **TINY}, batch=8, repeats=2, epochs=6,
+        clips={"stride": 1}, recipe={"mask_ratio": 0.75}, engine={"micro_batch": 4, "device": "cpu"},
+        optim={"base_lr": 0.03, "warmup_epochs": 1, "clip_grad": 1.0}, checkpoint={"every": 4, "keep_last": 9},
+    )  # fmt: skip
+
+
+def run(training, table, directory, steps: int | None = None, recipe=None):
+    """Train to ``steps`` (default: all); the diary, and the strategy with its weights."""
+    order = assemble.feed_order(training, table, world=1)
+    job = assemble.fit_of(training, order, directory, loader.feed)
+    torch.manual_seed(training.seed)
+    strategy = TorchStrategy(
+        recipe or training.recipe.build(training.backbone), training.optim, training.engine, torch.device("cpu")
+    )
+    diary = Diary()
+    fit(replace(job, total_steps=steps or job.total_steps), strategy, [diary])
+    return diary, strategy
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.recipe.parameters(), other.recipe.parameters(), strict=True))
+
+
+def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_unbroken_run_bit_for_bit(training, table, tmp_path):
+    diary, unbroken = run(training, table, tmp_path / "unbroken")
+    first, _ = run(training, table, tmp_path / "broken", steps=4)
+    assert first.events[-1].clock.epoch % 1 != 0
+    second, resumed = run(training, table, tmp_path / "broken")
+    assert second.events[0].resumed_from == 4
+    assert first.losses() | second.losses() == diary.losses()
+    assert same(resumed, unbroken)
+
+
+def test_the_loss_falls(training, table, tmp_path):
+    losses = list(run(training.replace(epochs=40), table, tmp_path)[0].losses().values())
+    assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
+
+
+def test_more_epochs_go_on_from_the_last_step(training, table, tmp_path):
+    first, _ = run(training, table, tmp_path)
+    longer, _ = run(training.replace(epochs=8), table, tmp_path)
+    assert min(longer.losses()) == max(first.losses()) + 1
+
+
+class Poisoned(torch.nn.Module):
+    """A recipe whose loss becomes NaN at one step."""
+
+    no_weight_decay = frozenset()
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.weight, self.at, self.count = torch.nn.Parameter(torch.ones(1)), at, 0
+
+    def forward(self, batch, mode="train") -> Step:
+        self.count += 1
+        return Step(self.weight.sum() * (math.nan if self.count == self.at else 1.0), {})
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved_and_names_the_clips(training, table, tmp_path):
+    order = assemble.feed_order(training, table, world=1)
+    with pytest.raises(TrainingError) as error:
+        run(training, table, tmp_path, recipe=Poisoned(at=16))  # two passes a step: the eighth step
+    text = str(error.value)
+    rows = {one.row for one in order.plan.slice(7, 8)}
+    assert "step 8: loss nan, gradient norm nan" in text
+    assert all(row.clip_id in text for row in table.read(sorted(rows)))
+    assert [int(path.name) for path in checkpoint.steps(tmp_path / "checkpoints")] == [4]
+
+
+def test_events_come_in_order(training, table, tmp_path):
+    diary, _ = run(training.replace(epochs=3), table, tmp_path)
+    kinds = [type(event) for event in diary.events]
+    assert kinds[0] is Started
+    assert kinds[-3:] == [Saving, CheckpointWritten, Ended]
+    assert [event.clock.step for event in diary.events if isinstance(event, Stepped)] == list(
+        range(1, kinds.count(Stepped) + 1)
+    )
+
+
+def test_a_checkpoint_says_where_it_comes_from(training, table, tmp_path):
+    run(training, table, tmp_path)
+    state = checkpoint.newest(tmp_path / "checkpoints").state
+    assert state["lineage"]["table_fingerprint"] == table.fingerprint
+    assert state["lineage"]["settings"]["recipe"]["mask_ratio"] == 0.75
+    assert state["seed"] == 0
+
+
+def test_the_best_is_kept_beside_the_last(training, table, tmp_path):
+    short = training.replace(checkpoint={"every": 2, "keep_last": 1})
+    run(short, table, tmp_path)
+    found = [checkpoint.verify(path) for path in checkpoint.steps(tmp_path / "checkpoints")]
+    best = found[-1].state["best_step"]
+    assert {saved.step for saved in found} == {best, found[-1].step}
