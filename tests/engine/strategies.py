@@ -1,0 +1,86 @@
+"""Run by `test_strategies` in one or two processes: the same steps under every strategy, from every saved state."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from marey.backbones.zoo import configure
+from marey.clips.batch import Batch
+from marey.engine.optim import OptimConfig
+from marey.engine.strategy import EngineConfig, Strategy, TrainState, build
+from marey.recipes.masked import MaskedConfig
+
+STEPS, SAVED_AT = 20, 12
+BATCH, PASSES = 8, 2
+KINDS = [("torch", 1), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3)]
+TINY = {"frames": 4, "crop": 32, "depth": 2, "width": 48, "decoder_width": 48, "decoder_depth": 1, "drop_path": 0.2}
+
+
+def micro_batches(step: int, rank: int, world: int) -> list[Batch]:
+    """This worker's share of a global batch that is the same for any number of workers, in equal passes."""
+    pixels = torch.randint(
+        0, 256, (BATCH, 3, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(step)
+    )
+    keys = torch.arange(BATCH) * 104729 + step
+    size = BATCH // world // PASSES
+    firsts = [rank * BATCH // world + place * size for place in range(PASSES)]
+    return [Batch(pixels[first : first + size], keys[first : first + size], ("clip",) * size) for first in firsts]
+
+
+def fresh(kind: str, zero: int) -> Strategy:
+    torch.manual_seed(0)
+    recipe = MaskedConfig(mask_ratio=0.5).build(configure("videomae_v2_tiny_pretrain", **TINY))
+    config = EngineConfig(strategy=kind, zero=zero, device="cpu")
+    return build(recipe, OptimConfig(base_lr=1e-3, clip_grad=0.15), config, torch.device("cpu"), PASSES)
+
+
+def steps(strategy: Strategy, first: int, last: int) -> list[list[float]]:
+    """Loss and gradient norm of each step."""
+    results = (
+        strategy.step(micro_batches(n, strategy.rank, strategy.world), 1e-4 * (1 + n)) for n in range(first, last)
+    )
+    return [[result.loss, result.grad_norm] for result in results]
+
+
+def write_state(path: Path, state: TrainState) -> None:
+    torch.save({"weights": state.weights, "moments": state.moments, "steps": state.optimizer_steps}, path)
+
+
+def read_state(path: Path) -> TrainState:
+    held = torch.load(path, weights_only=True)
+    return TrainState(held["weights"], held["moments"], held["steps"])
+
+
+def main(folder: Path) -> None:
+    """Every strategy from the start, saving at `SAVED_AT`; then from every state that lies in the folder."""
+    world = distributed.get_world_size()
+    told: dict[str, list[list[float]]] = {}
+    for kind, zero in KINDS:
+        strategy = fresh(kind, zero)
+        early = steps(strategy, 0, SAVED_AT)
+        state = strategy.state()
+        told[f"{kind}{zero}x{world}"] = early + steps(strategy, SAVED_AT, STEPS)
+        if strategy.rank == 0:
+            write_state(folder / f"{kind}{zero}x{world}.pt", state)
+    distributed.barrier()
+    for saved in sorted(folder.glob("*.pt")):
+        for kind, zero in KINDS:
+            strategy = fresh(kind, zero)
+            strategy.load(read_state(saved))
+            told[f"{saved.stem} as {kind}{zero}x{world}"] = steps(strategy, SAVED_AT, STEPS)
+    if distributed.get_rank() == 0:
+        (folder / f"told{world}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.environ.setdefault("LOCAL_RANK", os.environ["RANK"])
+    distributed.init_process_group("gloo")
+    main(Path(sys.argv[1]))
+    distributed.destroy_process_group()
