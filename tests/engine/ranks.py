@@ -25,7 +25,7 @@ DECODER = {"decoder_width": 24, "decoder_depth": 1, "decoder_num_heads": 3}
 STRATEGIES = {"torch": ("torch", 1), **{f"zero{stage}": ("deepspeed", stage) for stage in range(4)}}
 # Which states are taken up by which strategies, at which number of workers.
 TAKEN_UP = {1: ("zero3@2", ("torch", "zero0", "zero1")), 2: ("torch@2", ("zero1", "zero2", "zero3"))}
-CLIP = 1.0
+CLIP = 0.05
 
 
 def micro_batches(step: int, rank: int, world: int) -> list[Batch]:
@@ -51,7 +51,7 @@ def train(chosen: Strategy, start: int, stop: int) -> list[tuple[float, float]]:
     """Loss and gradient norm of steps ``start`` to ``stop``."""
     found = []
     for step in range(start, stop):
-        result = chosen.step(micro_batches(step, chosen.rank, chosen.world), lr=1e-3 * min(1, step / 5))
+        result = chosen.step(micro_batches(step, chosen.rank, chosen.world), lr=3e-3 * min(1, step / 5))
         found.append((result.loss, result.grad_norm))
     return found
 

@@ -31,6 +31,15 @@ class Diary:
         return {event.clock.step: event.loss for event in self.events if isinstance(event, Stepped)}
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models so small are slower on several, and much slower where other processes compute beside them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def training() -> Training:
     return Training(

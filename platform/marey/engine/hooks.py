@@ -11,7 +11,7 @@ from pydantic import Field
 from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
 from marey.config import Config
-from marey.engine.events import CheckpointWritten, Ended, Event, Saving, Started, Stepped
+from marey.engine.events import CheckpointWritten, Clock, Ended, Event, Saving, Started, Stepped
 from marey.tracking.base import Tracker
 from marey.tracking.pictures import reconstruction_strip
 
@@ -57,13 +57,19 @@ class Progress:
 
     def _line(self, event: Stepped) -> str:
         clock = event.clock
-        rate = (time.monotonic() - self.began) / (clock.step - self.first_step)
-        left = _clock(rate * (clock.total_steps - clock.step))
         return (
             f"step {clock.step}/{clock.total_steps}  epoch {clock.epoch:.2f}  loss {event.loss:.4f}  "
             f"lr {event.lr:.2e}  grad {event.grad_norm:.3f}  {clock.batch / event.seconds:.1f} clips/s  "
-            f"data {100 * event.data_seconds / event.seconds:.0f} %  left {left}"
+            f"data {100 * event.data_seconds / event.seconds:.0f} %  left {self._left(clock)}"
         )
+
+    def _left(self, clock: Clock) -> str:
+        """Time left at the pace since the first step, which itself pays for the start of everything."""
+        if clock.step == self.first_step + 1:
+            self.began = time.monotonic()
+            return "?"
+        pace = (time.monotonic() - self.began) / (clock.step - self.first_step - 1)
+        return _clock(pace * (clock.total_steps - clock.step))
 
 
 class Tracking:

@@ -101,8 +101,9 @@ def _follow(client: "subprocess.Popen[str]") -> None:
     assert client.stdout is not None
     for line in client.stdout:
         text = _ANSI.sub("", line.rstrip())
-        if text and not _NOISE.search(text):
-            print(_WORKER.sub("", text), flush=True)
+        said = _WORKER.sub("", text)
+        if said and not _NOISE.search(text) and not _NOISE.search(said):
+            print(said, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """How to look at runs in a browser: the command that opens the UI, and the pages that show what one came for."""
 
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,9 +19,9 @@ def ui_command(uri: str, port: int = PORT) -> str | None:
     """
     if uri.startswith(SERVERS):
         return None
+    # By its full path: a job's PATH is not that of the shell in which the command is pasted.
     beside = Path(sys.executable).parent / "mlflow"
-    found = shutil.which("mlflow")
-    program = "mlflow" if found and (not beside.exists() or Path(found) == beside) else str(beside)
+    program = str(beside) if beside.exists() else "mlflow"
     light = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
     return f"{light} {shlex.quote(program)} ui --backend-store-uri {shlex.quote(uri)} --workers 1 --port {port}"
 
