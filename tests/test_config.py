@@ -113,3 +113,30 @@ def test_a_backbone_starts_anew_from_its_name_wherever_that_stands(words):
 def test_a_training_survives_its_own_tree():
     training = override(Training(backbone="videomae_v2_giant_pretrain"), ["fleet.workers=2", "batch=8"])
     assert validate(Training, to_tree(training)) == training
+
+
+@pytest.mark.parametrize("text", ["/a #b", "/a/b: c", "/a, b", "it's", "/a [1]", "/a&b", "*", "%x"])
+def test_text_arrives_as_it_was_typed(text):
+    assert override(Outer(), [f"name={text}"]).name == text
+
+
+def test_none_is_written_as_help_spells_it():
+    [line] = [line for line in settings(Outer) if line.path == "inner.limit"]
+    number, word = line.type.split(" or ")
+    assert number == "int"
+    assert override(Outer(inner=Inner(limit=3)), [f"inner.limit={word}"]).inner.limit is None
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "optim.betas=[0.9]", "augment.scale=[1, 0.5]", "augment.scale=[0.5, 2]", "epochs=.inf", "seed=-1",
+        "engine.zero=7", "backbone.crop=100", "recipe.mask_ratio=1", "fleet.device=tpu", "checkpoint=5", "table=here",
+    ],
+)  # fmt: skip
+def test_a_value_that_is_not_allowed_is_told_by_its_path(word):
+    with pytest.raises(ConfigError) as error:
+        override(Training(backbone="videomae_v2_base_pretrain"), [word])
+    group, _, last = word.partition("=")[0].partition(".")
+    assert str(error.value).startswith(group)
+    assert last in str(error.value)

@@ -28,7 +28,12 @@ class Config(BaseModel):
     """Base of every settings class: frozen, closed to unknown keys, with each field's meaning in its description."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )
 
     def replace(self, **changes: Any) -> Self:
@@ -98,18 +103,32 @@ def parse_words(words: Iterable[str]) -> list[tuple[str, Any]]:
 
 
 def parse_value(path: str, text: str) -> Any:
-    """A value as YAML reads it, except that ``1e-3`` is a number and unreadable YAML is plain text."""
+    """A value as YAML reads it, but text is taken as it was typed, ``1e-3`` is a number and ``none`` is none.
+
+    Only what begins with a bracket is a list or a mapping: a path may hold ``: `` and `` #``.
+    """
+    if text == "none":
+        return None
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
     if isinstance(value, str):
-        try:
-            return float(value) if any(character.isdigit() for character in value) else value
-        except ValueError:
-            return value
+        return _number(text)
+    if value is None:
+        return None if text.strip() in ("", "~", "null") else text  # " # ..." is text here, not a comment
+    if isinstance(value, (list, dict)):
+        return value if text.lstrip()[:1] in ("[", "{") else text
     # Dates and the like are a quirk of YAML, never meant in a setting.
-    return value if isinstance(value, (bool, int, float, list, dict, type(None))) else text
+    return value if isinstance(value, (bool, int, float)) else text
+
+
+def _number(text: str) -> float | str:
+    """YAML takes ``1e-3`` for text, because it lacks a point."""
+    try:
+        return float(text) if any(character.isdigit() for character in text) else text
+    except ValueError:
+        return text
 
 
 def override(config: C, words: Iterable[str]) -> C:

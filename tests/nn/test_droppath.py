@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from marey.nn.block import Blocks
 from marey.nn.droppath import DropPath, rates, set_keys, uniform
 
 WORD = 2**64
@@ -64,6 +65,12 @@ def test_the_choice_does_not_depend_on_how_the_batch_is_cut(part: int):
 def test_layers_choose_differently():
     x = torch.ones(64, 1)
     assert not torch.equal(dropping(0.5, 0, KEYS[:64])(x), dropping(0.5, 1, KEYS[:64])(x))
+
+
+def test_every_branch_of_a_stack_has_a_stream_of_its_own():
+    layers = [module for module in Blocks(5, 12, 2, 2.0, 0.4).modules() if isinstance(module, DropPath)]
+    assert len(layers) == len({module.layer for module in layers}) == 10
+    assert [module.rate for module in layers] == pytest.approx([0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4])
 
 
 def test_evaluation_and_rate_zero_change_nothing():

@@ -67,7 +67,9 @@ class PlainTransformerConfig(BackboneConfig):
 
     @model_validator(mode="after")
     def _divides(self) -> "PlainTransformerConfig":
-        _ = self.grid
+        for name, size, step in (("frames", self.frames, self.tubelet[0]), ("crop", self.crop, self.tubelet[1])):
+            if size % step:
+                raise ValueError(f"{name}={size} is not a multiple of the tubelet's {step}")
         if self.width % self.num_heads:
             raise ValueError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
         return self
@@ -235,6 +237,8 @@ class VideoMAEPretrain(nn.Module):
         and was hidden from the encoder.
         """
         if mask is None:
+            if decode_mask is not None:
+                raise ValueError("decode_mask is given without mask; give both, or neither to have them drawn")
             mask, decode_mask = self._draw(clip.shape[0], generator)
         decoded = masks.indices(mask if decode_mask is None else ~decode_mask)
         counts = mask.gather(1, decoded).to(clip.device, torch.float32)

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +23,13 @@ class AugmentConfig(Config):
     """random_resized: smallest and largest share of the frame's area."""
     flip: float = Field(0.0, ge=0, le=1)
     """Probability of a horizontal flip; keep 0 where left and right make a difference."""
+
+    @field_validator("scale")
+    @classmethod
+    def _shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"{list(scale)}: two shares of the area are needed, 0 < smallest <= largest <= 1")
+        return scale
 
 
 class Box(NamedTuple):

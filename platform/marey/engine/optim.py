@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -23,7 +24,7 @@ class OptimConfig(Config):
     """Epochs over which the rate grows linearly from 0."""
     weight_decay: float = Field(0.05, ge=0)
     """Decoupled weight decay; not applied to biases, norms, mask tokens and position tables."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """Adam's decay rates of the moments."""
     eps: float = Field(1e-8, gt=0)
     """Adam's denominator offset."""
