@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from marey.config import Config, flatten, override, settings, to_tree, to_yaml, validate
+from marey.config import Config, flatten, override, parse_value, settings, to_tree, to_yaml, validate
 from marey.errors import ConfigError
 from marey.experiment import Training
 
@@ -140,3 +140,18 @@ def test_a_value_that_is_not_allowed_is_told_by_its_path(word):
     group, _, last = word.partition("=")[0].partition(".")
     assert str(error.value).startswith(group)
     assert last in str(error.value)
+
+
+def test_nested_mappings_are_closed_to_unknown_keys():
+    with pytest.raises(ConfigError, match=r"inner\.rte: no such setting; did you mean 'inner\.rate'"):
+        validate(Outer, {"inner": {"rte": 1}})
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("5e2", 500.0), ("infinity", "infinity"), ("nan", "nan")])
+def test_numbers_are_read_and_words_are_not_taken_for_numbers(text, value):
+    assert parse_value(text) == value
+
+
+def test_none_is_a_word_where_a_setting_has_it_as_a_choice():
+    training = Training(backbone="videomae_v2_base_pretrain")
+    assert override(training, ["checkpoint.keep_best=none"]).checkpoint.keep_best == "none"

@@ -33,6 +33,7 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
+        coerce_numbers_to_str=True,  # name=7 is a name
         protected_namespaces=(),
     )
 
@@ -98,11 +99,11 @@ def parse_words(words: Iterable[str]) -> list[tuple[str, Any]]:
         path, equals, text = word.partition("=")
         if not equals or not path.strip():
             raise ConfigError(f"{word!r}: not a setting; write path=value (e.g. engine.zero=2) or @file.yaml")
-        pairs.append((path.strip(), parse_value(path, text)))
+        pairs.append((path.strip(), parse_value(text)))
     return pairs
 
 
-def parse_value(path: str, text: str) -> Any:
+def parse_value(text: str) -> Any:
     """A value as YAML reads it, but text is taken as it was typed, ``1e-3`` is a number and ``none`` is none.
 
     Only what begins with a bracket is a list or a mapping: a path may hold ``: `` and `` #``.

@@ -29,6 +29,21 @@ def test_batches_are_uint8_clips_with_their_keys_and_names(order):
     assert all(name.split("@")[0].endswith(".mp4") for name in first.clip_ids)
 
 
+def test_a_feed_may_start_at_any_step(order):
+    keys = torch.cat([batch.key for batch in feed(order, 3, 5)]).tolist()
+    assert keys == [one.key for step in (3, 4) for one in order.plan.slice(step, 8)]
+
+
+def test_the_frames_follow_the_decode_key_and_the_crop_the_samples_own(order):
+    [row] = order.table.read([0])
+    one = order.plan.sample(0)
+    made = order.pipeline.examples(row, [one, one, one._replace(key=one.key + 1)])
+    others = [order.pipeline.examples(row, [one._replace(decode_key=key)])[0] for key in range(5)]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+    assert any(not torch.equal(made[0], other) for other in others)
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_workers_get_the_global_batch_between_them_from_any_step(order, world):
     everything = torch.cat([batch.clip for batch in feed(order, 3, 5)])

@@ -34,6 +34,14 @@ def test_a_short_row_is_spread_over_all_of_it(frames: int):
     assert (np.diff(indices) >= 0).all()
 
 
+@pytest.mark.parametrize("frames", [3, 16, 40, 60])
+def test_a_short_row_is_spread_evenly(frames: int):
+    indices = sample(row(frames), RNG(0), 16, 4)
+    even = np.linspace(0, frames - 1, 16)
+    assert (even - indices >= -1e-6).all()
+    assert (even - indices < 1).all()
+
+
 @pytest.mark.parametrize("kind", ["multi_scale", "random_resized", "center"])
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (20, 200), (33, 17)])
 def test_crops_lie_within_the_frame(kind, size):
@@ -75,3 +83,22 @@ def test_flips_come_as_often_as_asked():
     config = AugmentConfig(flip=0.3)
     flips = [draw_box(config, 32, 32, RNG(seed)).flip for seed in range(1000)]
     assert np.mean(flips) == pytest.approx(0.3, abs=0.05)
+
+
+def test_shrinking_averages_what_it_leaves_out():
+    stripes = np.zeros((1, 32, 32, 3), np.uint8)
+    stripes[:, ::4] = 200  # between the places where an interpolation without averaging would look
+    made = apply_box(stripes, Box(0, 0, 32, 32), 8)[0, 1:-1].float()
+    assert (made - 50).abs().max() < 15
+
+
+def test_multi_scale_takes_neighbouring_scales_of_the_shorter_side_at_corners_and_centre():
+    boxes = [draw_box(AugmentConfig(), 100, 140, RNG(seed)) for seed in range(2000)]
+    scales = [100, 88, 75, 66]
+    pairs = {(scales.index(box.height), scales.index(box.width)) for box in boxes}
+    assert pairs == {(i, j) for i in range(4) for j in range(4) if abs(i - j) <= 1}
+    places = {
+        (box.top * 2 // (100 - box.height), box.left * 2 // (140 - box.width)) for box in boxes if box.height < 80
+    }
+    assert {(0, 0), (0, 2), (2, 0), (2, 2)} < places
+    assert len(places) <= 5 + 2

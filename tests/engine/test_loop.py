@@ -136,3 +136,30 @@ def test_the_best_is_kept_beside_the_last(training, table, tmp_path):
     found = [checkpoint.verify(path) for path in checkpoint.steps(tmp_path / "checkpoints")]
     best = found[-1].state["best_step"]
     assert {saved.step for saved in found} == {best, found[-1].step}
+
+
+def test_the_rate_of_each_step_is_the_schedules(training, table, tmp_path):
+    diary, strategy = run(training, table, tmp_path)
+    order = assemble.feed_order(training, table, world=1)
+    plan = assemble.fit_of(training, order, tmp_path, loader.feed).schedule
+    rates = [event.lr for event in diary.events if isinstance(event, Stepped)]
+    assert rates == [plan.lr(step) for step in range(len(rates))]
+    assert {group["lr"] for group in strategy.optimizer.param_groups} == {rates[-1]}
+
+
+def test_the_best_is_remembered_over_a_restart(training, table, tmp_path):
+    rising = training.replace(checkpoint={"every": 1, "keep_last": 1}, optim={"base_lr": 30.0, "warmup_epochs": 1})
+    first, _ = run(rising, table, tmp_path, steps=5)
+    second, _ = run(rising, table, tmp_path)
+    losses = first.losses() | second.losses()
+    best = min(losses, key=losses.get)
+    assert best < 5  # at such a rate the loss only rises
+    assert [int(path.name) for path in checkpoint.steps(tmp_path / "checkpoints")] == [best, max(losses)]
+
+
+def test_a_checkpoint_holds_the_mean_loss_since_the_one_before(training, table, tmp_path):
+    diary, _ = run(training, table, tmp_path)
+    losses = diary.losses()
+    for saved in map(checkpoint.verify, checkpoint.steps(tmp_path / "checkpoints")):
+        since = [losses[step] for step in range((saved.step - 1) // 4 * 4 + 1, saved.step + 1)]
+        assert saved.state["mean_loss"] == pytest.approx(sum(since) / len(since))

@@ -8,7 +8,7 @@ from marey.clips.batch import Batch
 from marey.errors import ConfigError
 from marey.recipes.masked import MaskedConfig
 
-TINY = {"frames": 8, "crop": 32, "depth": 1, "width": 48, "decoder_width": 48, "decoder_depth": 1}
+TINY = {"frames": 8, "crop": 32, "depth": 3, "width": 48, "decoder_width": 48, "decoder_depth": 1}
 
 
 @pytest.fixture
@@ -45,3 +45,14 @@ def test_a_backbone_that_cannot_skip_tokens_is_refused():
 
 def test_the_mask_token_is_not_decayed(recipe):
     assert recipe.no_weight_decay == {"model.mask_token"}
+
+
+def test_drop_path_is_on_in_training(recipe):
+    assert recipe(batch()).loss != recipe.eval()(batch()).loss
+
+
+def test_in_pictures_everything_hidden_is_reconstructed(recipe):
+    images = recipe.eval()(batch(), mode="picture").metrics
+    grey = (images["masked"] == 128).all(-1)
+    assert grey.float().mean() == 0.75
+    assert (images["reconstructed"][grey] != 128).any(-1).float().mean() > 0.99
