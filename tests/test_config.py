@@ -115,7 +115,7 @@ def test_a_training_survives_its_own_tree():
     assert validate(Training, to_tree(training)) == training
 
 
-@pytest.mark.parametrize("text", ["/a #b", "/a/b: c", "/a, b", "it's", "/a [1]", "/a&b", "*", "%x"])
+@pytest.mark.parametrize("text", ["007", "1e5", "/a #b", "/a/b: c", "/a, b", "it's", "/a [1]", "/a&b", "*", "%x"])
 def test_text_arrives_as_it_was_typed(text):
     assert override(Outer(), [f"name={text}"]).name == text
 

@@ -99,8 +99,20 @@ def parse_words(words: Iterable[str]) -> list[tuple[str, Any]]:
         path, equals, text = word.partition("=")
         if not equals or not path.strip():
             raise ConfigError(f"{word!r}: not a setting; write path=value (e.g. engine.zero=2) or @file.yaml")
-        pairs.append((path.strip(), parse_value(text)))
+        pairs.append((path.strip(), Word(text)))
     return pairs
+
+
+class Word(str):
+    """The text behind ``path=``, not yet read: what it means depends on the setting it is for."""
+
+    def read(self, kind: str) -> Any:
+        """The value for a setting of ``kind`` (see `type_words`): text, paths and choices are taken as typed."""
+        if self in kind.split(" | ") and not self.isdigit():
+            return str(self)
+        if kind.split(" ")[0] in ("text", "path"):
+            return None if self in ("none", "null", "~") and kind.endswith("none") else str(self)
+        return parse_value(self)
 
 
 def parse_value(text: str) -> Any:
@@ -142,9 +154,11 @@ def override(config: C, words: Iterable[str]) -> C:
     naming = [pair for pair in pairs if _names_group(type(config), pair[0])]
     for some in (naming, [pair for pair in pairs if pair not in naming]):
         tree = to_tree(config)
+        kinds = {line.path: line.type for line in settings(type(config), config)}
         for path, value in some:
             check_path(type(config), path, config)
-            _assign(tree, path.split("."), value)
+            given = value.read(kinds.get(path, "")) if isinstance(value, Word) else value
+            _assign(tree, path.split("."), given)
         config = validate(type(config), tree) if some else config
     return config
 

@@ -15,7 +15,8 @@ from submitting import ROOT, SMALL, checkpoints, until
 pytestmark = pytest.mark.slow
 
 CLIENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored where the tests run in the background
 from types import SimpleNamespace
 from marey.launch.demo import _submit
 _submit(SimpleNamespace(environment=None), sys.argv[1:])

@@ -77,7 +77,7 @@ def _write_files(directory: Path, state: TrainState, facts: Mapping[str, Any]) -
     (directory / "state.json").write_text(json.dumps(record, indent=1))
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _flushed_hash(path)} for path in _sorted(directory)}
     manifest = {"format_version": FORMAT_VERSION, "step": facts["step"], "files": files}
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (directory / MANIFEST).write_text(_sealed(manifest))
     _flushed_hash(directory / MANIFEST)
 
 
@@ -133,19 +133,36 @@ def _sorted(directory: Path) -> list[Path]:
 
 def verify(path: Path) -> Saved:
     """Check a checkpoint's manifest, sizes and hashes; `CheckpointError` names the file that does not fit."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest["files"].items()
-        version, step = manifest["format_version"], int(manifest["step"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path / MANIFEST}: missing or unreadable ({error}); this checkpoint is not whole"
-        ) from None
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format version {version}, this version of Marey reads {FORMAT_VERSION}")
-    for name, expected in files:
+    manifest = _read_manifest(path / MANIFEST)
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise OtherVersion(
+            f"{path}: format version {manifest['format_version']}, this version of Marey reads {FORMAT_VERSION}"
+        )
+    for name, expected in manifest["files"].items():
         _check_file(path / name, expected)
-    return Saved(path, step, json.loads((path / "state.json").read_text()))
+    return Saved(path, int(manifest["step"]), json.loads((path / "state.json").read_text()))
+
+
+class OtherVersion(CheckpointError):
+    """A whole checkpoint of a format that this version does not know: not damaged, and not to be passed over."""
+
+
+def _sealed(manifest: Mapping[str, Any]) -> str:
+    """A manifest's text, which holds the hash of the rest of itself."""
+    seal = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**manifest, "sha256": seal}, indent=1, sort_keys=True)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        manifest: dict[str, Any] = json.loads(text)
+        del manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: missing or unreadable ({error}); this checkpoint is not whole") from None
+    if _sealed(manifest) != text:
+        raise CheckpointError(f"{path}: content differs from its own sha256")
+    return manifest
 
 
 def _check_file(file: Path, expected: Mapping[str, Any]) -> None:
@@ -166,15 +183,20 @@ def steps(directory: Path) -> list[Path]:
 
 
 def newest(directory: Path, report: Any = print) -> Saved | None:
-    """The newest whole checkpoint, or None. A damaged one is named through ``report`` and set aside, never deleted."""
+    """The newest whole checkpoint, or None. A damaged one is named through ``report`` and set aside, never deleted.
+
+    Raises `CheckpointError` at one of another version: starting from an older one, or anew, would lose work.
+    """
     for path in reversed(steps(directory)):
         try:
             return verify(path)
+        except OtherVersion:
+            raise
         except CheckpointError as error:
-            aside = path.with_name(f"damaged-{path.name}")
+            names = [f"damaged-{path.name}", *(f"damaged-{path.name}-{n}" for n in range(2, 1000))]
+            aside = next(place for place in map(path.with_name, names) if not place.exists())
             report(f"checkpoint set aside as {aside}: {error}")
-            if not aside.exists():
-                path.rename(aside)
+            path.rename(aside)
     return None
 
 

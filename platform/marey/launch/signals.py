@@ -9,7 +9,11 @@ _terminated = threading.Event()
 
 
 def install() -> None:
-    """Take SIGTERM. To be called again after Ray is joined, which takes it for itself."""
+    """Take SIGTERM. To be called again after Ray is joined, which takes it for itself.
+
+    A process that was started in the background may have inherited that Ctrl-C is ignored: here it never is.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _on_sigterm)
 
 
