@@ -1,92 +1,85 @@
-"""Plain PyTorch and DeepSpeed's stages are the same training, at any number of workers, and take up one another."""
+"""PyTorch and DeepSpeed ZeRO 0 to 3, at one and two workers, compute the same; what one saves any other loads."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from engine.ranks import CLIP, HALF, STEPS, STRATEGIES, TAKEN_UP
 
 pytestmark = pytest.mark.slow
-TESTS = Path(__file__).parent.parent
-SCRIPT = Path(__file__).with_name("ranks.py")
+HERE = Path(__file__).resolve().parent
+KINDS = ["torch1", "deepspeed0", "deepspeed1", "deepspeed2", "deepspeed3"]
+ROUNDING = 2e-5  # of a loss or a gradient norm, after twenty steps in fp32
 
 
-def launch(world: int, folder: Path) -> None:
-    path = os.pathsep.join([str(TESTS.parent / "platform"), str(TESTS)])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    started = [
+def run(world: int, folder: Path) -> dict[str, list[list[float]]]:
+    """Run `strategies.py` in ``world`` processes; what it told."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = os.pathsep.join([str(HERE.parent.parent / "platform"), str(HERE.parent)])
+    group = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    workers = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(world), str(folder)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, str(HERE / "strategies.py"), str(folder)],
+            env={**os.environ, **group, "PYTHONPATH": path, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(world)
-    ]  # fmt: skip
-    try:
-        texts = [one.communicate(timeout=200)[0] for one in started]
-    finally:
-        for one in started:
-            one.kill()
-    assert all(one.returncode == 0 for one in started), "\n".join(texts)
+    ]
+    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * world, outputs[0][-3000:]
+    return json.loads((folder / f"told{world}.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Both numbers of workers, one process each: the single worker takes up what two have saved."""
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[float]]]:
+    """Loss and gradient norm by step of every run; one worker also takes up what two have saved."""
     folder = tmp_path_factory.mktemp("strategies")
-    launch(2, folder)
-    launch(1, folder)
-    return folder
+    two = run(2, folder)
+    for name in ("torch1x2", "deepspeed1x2"):  # three kinds of state are enough for one worker, and its own five
+        (folder / f"{name}.pt").unlink()
+    return two | run(1, folder)
 
 
-@pytest.fixture(scope="module")
-def curves(folder: Path) -> dict[int, dict[str, list[tuple[float, float]]]]:
-    return {world: json.loads((folder / f"world{world}.json").read_text()) for world in (1, 2)}
-
-
-@pytest.fixture(scope="module")
-def plain(curves) -> list[tuple[float, float]]:
-    return curves[1]["torch"]
-
-
-def test_the_gradients_are_clipped_and_the_loss_falls(plain):
-    assert len(plain) == STEPS
-    assert max(norm for _, norm in plain) > CLIP
-    assert plain[-1][0] < plain[0][0] - 0.01
+def worst(one: list[list[float]], other: list[list[float]]) -> float:
+    """Largest relative difference."""
+    assert len(one) == len(other) > 0
+    return max(abs(a - b) / abs(b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
 @pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_losses_and_norms_are_those_of_plain_torch(curves, plain, name: str, world: int):
-    found = curves[world][name]
-    assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in plain], rel=1e-6)
-    assert [norm for _, norm in found] == pytest.approx([norm for _, norm in plain], rel=1e-5)
-
-
-@pytest.mark.parametrize(("world", "name"), [(w, name) for w, (_, names) in TAKEN_UP.items() for name in names])
-def test_a_state_is_taken_up_by_another_strategy_and_number_of_workers(curves, plain, world: int, name: str):
-    found = curves[world][f"{name} after {TAKEN_UP[world][0]}"]
-    assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in plain[HALF:]], rel=1e-6)
+@pytest.mark.parametrize("kind", KINDS)
+def test_twenty_steps_have_the_same_losses_and_gradient_norms(told, kind, world):
+    reference = told["torch1x1"]
+    assert len(reference) == 20
+    assert max(norm for _, norm in reference) > 0.15, "the limit on the gradient must have bitten"
+    assert worst(told[f"{kind}x{world}"], reference) < ROUNDING
 
 
 @pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_states_are_alike_whoever_saved_them(folder: Path, name: str, world: int):
-    found, expected = (torch.load(folder / f"{one}.pt") for one in (f"{name}@{world}", "torch@1"))
-    assert found["optimizer_steps"] == expected["optimizer_steps"] == HALF
-    for kind in ("weights", "moments"):
-        torch.testing.assert_close(found[kind], expected[kind], rtol=1e-3, atol=1e-6)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("saved", ["deepspeed3x2", "deepspeed2x2", "deepspeed0x2"])
+def test_what_two_workers_saved_goes_on_under_any_strategy(told, saved, kind, world):
+    assert worst(told[f"{saved} as {kind}x{world}"], told["torch1x1"][12:]) < ROUNDING
 
 
-def test_deepspeed_has_the_private_parts_that_we_touch():
-    import deepspeed.ops
-    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+@pytest.mark.parametrize("saved", KINDS)
+def test_what_one_worker_saved_goes_on_under_zero3(told, saved):
+    assert worst(told[f"{saved}x1 as deepspeed3x1"], told["torch1x1"][12:]) < ROUNDING
 
-    assert isinstance(deepspeed.ops.__compatible_ops__, dict)
-    source = Path(sys.modules[DeepSpeedZeroOptimizer.__module__].__file__).read_text()
-    assert "self._hp_optimizer_states_linked = " in source
-    assert hasattr(DeepSpeedZeroOptimizer, "_lazy_init_hp_params_optimizer_state")
+
+def test_the_private_names_of_deepspeed_that_are_relied_on_exist():
+    check = (
+        "import deepspeed.ops, inspect; from deepspeed.runtime.zero import stage_1_and_2 as z, stage3;"
+        "assert 'deepspeed_shm_comm' in deepspeed.ops.__compatible_ops__;"
+        "assert '_hp_optimizer_states_linked' in inspect.getsource(z);"
+        "assert 'single_partition_of_fp32_groups' in inspect.getsource(z);"
+        "assert 'fp32_partitioned_groups_flat' in inspect.getsource(stage3)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)

@@ -63,7 +63,7 @@ def decoded(
     Reading and decoding run ahead in threads; their errors are raised here, in the caller's thread. Closing the
     iterator ends the threads.
     """
-    ready: queue.Queue[Batch | Exception | None] = queue.Queue(maxsize=AHEAD)
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
     stopped = threading.Event()
 
     def fill() -> None:
@@ -72,14 +72,14 @@ def decoded(
                 if not _put(ready, batch, stopped):
                     return
             _put(ready, None, stopped)
-        except Exception as error:  # handed over: whatever it is, the caller must see it
+        except BaseException as error:  # handed over: whatever it is, the caller must not wait for ever
             _put(ready, error, stopped)
 
     thread = threading.Thread(target=fill, name="feed", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
@@ -94,7 +94,9 @@ def _batches(order: FeedOrder, micro_batches: Iterator[list[Sample]], rows: Iter
             yield order.pipeline.batch([at_hand[one.row] for one in samples], samples, threads)
 
 
-def _put(ready: "queue.Queue[Batch | Exception | None]", item: Batch | Exception | None, stop: threading.Event) -> bool:
+def _put(
+    ready: "queue.Queue[Batch | BaseException | None]", item: Batch | BaseException | None, stop: threading.Event
+) -> bool:
     """Put unless the consumer is gone; whether it was put."""
     while not stop.is_set():
         try:

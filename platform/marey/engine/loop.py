@@ -106,7 +106,8 @@ class _Keeper:
         self.losses: list[float] = []
         state = saved.state if saved else {}
         self.best_step: int | None = state.get("best_step")
-        self.best_loss: float = state.get("best_loss", math.inf)
+        best = state.get("best_loss")
+        self.best_loss: float = math.inf if best is None else best
 
     def seen(self, loss: float) -> None:
         """Take note of a step's loss."""
@@ -138,7 +139,7 @@ class _Keeper:
             "batch": clock.batch,
             "mean_loss": mean,
             "best_step": self.best_step,
-            "best_loss": self.best_loss,
+            "best_loss": self.best_loss if self.best_step is not None else None,
             "schedule": vars(self.job.schedule),
             "lineage": json.loads(json.dumps(self.job.lineage, default=str)),
         }
