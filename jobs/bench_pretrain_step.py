@@ -4,7 +4,7 @@
     python jobs/bench_pretrain_step.py
     python jobs/bench_pretrain_step.py sizes=[small] rounds=1 jsonl="$PWD/steps.jsonl"
 
-Uses the GPU if there is one. About four minutes on two CPU cores; --help lists the settings and explains the rows.
+Uses the GPU if there is one; --help lists the settings and explains the rows.
 """
 
 import source_root  # noqa: F401
