@@ -67,3 +67,20 @@ class Maskable(Protocol):
         decode_mask: Bool[Tensor, "b n"] | None,
     ) -> tuple[MaskedOutput, Float[Tensor, "b t h w c"], Float[Tensor, "b t h w c"]]:
         """(output, masked, reconstructed): the last two are pixels in 0..1 to look at, see the family."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model with a head: clip [B, C, T, H, W] to logits [B, K], also its features and the order of its layers."""
+
+    num_layers: int
+    """Layers that layer-wise decay tells apart between the stem (0) and the head (``num_layers`` + 1)."""
+
+    def layer_of(self, parameter: str) -> int:
+        """The layer of a parameter by its dotted name: 0 stem and positions, 1 to ``num_layers`` blocks, then head."""
+
+    def features(self, clip: Float[Tensor, "b c t h w"]) -> Features:
+        """Tokens before the head."""
+
+    def __call__(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b k"]:
+        """Logits (never probabilities, in training and in evaluation alike)."""

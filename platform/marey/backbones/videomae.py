@@ -168,6 +168,17 @@ class VideoMAE(Encoder):
         """Logits of the mean token."""
         return self.head(self.fc_norm(self.encode(clip).mean(1)))
 
+    @property
+    def num_layers(self) -> int:
+        """See `Classifier`."""
+        return self.config.depth
+
+    def layer_of(self, parameter: str) -> int:
+        """See `Classifier`: the embedding, then block by block, then norm and head."""
+        if parameter.startswith("blocks."):
+            return int(parameter.split(".")[1]) + 1
+        return 0 if parameter.startswith("patch_embed.") else self.num_layers + 1
+
 
 class PretrainEncoder(Encoder):
     """The encoder of pre-training ends in a norm, which the classifier does not have."""
@@ -370,3 +381,9 @@ def rename(name: str) -> str:
     for wrapper in ("module.", "model.", "backbone.", "_orig_mod."):
         name = name.removeprefix(wrapper)
     return name
+
+
+def encoder_name(name: str) -> str | None:
+    """A tensor of the pre-training model as the classifier's name for it; None for what the classifier lacks."""
+    inner = name.removeprefix("encoder.")
+    return inner if inner != name and not inner.startswith("norm.") else None
