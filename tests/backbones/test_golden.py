@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import marey
 from golden.records import FOLDER, RECORDS, read, runs
 from golden.rule import difference, draw_input, fill, to_mask
-from marey.backbones import videomae
+from marey.backbones.zoo import family_of
 
 TOLERANCE = 1e-4  # of the output's largest value
 RUNNING = [record for record in RECORDS if runs(record)]
-MASKED = [record for record in RUNNING if "pretrain" in record]
+MASKED = [record for record in RUNNING if "pretrain" in record]  # VideoMAE's
 
 
 def on_meta(record: str) -> nn.Module:
@@ -48,6 +48,8 @@ def loaded(record: str, **more: Any) -> nn.Module:
 
 
 def masks_of(content: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    if "keep_mask" in content:  # Hiera says which units are kept
+        return ~to_mask(content["keep_mask"]), None
     if "mask" in content:  # VideoMAE decodes what is masked
         return to_mask(content["mask"]), None
     return to_mask(content["encoder_mask"]), to_mask(content["decoder_mask"])
@@ -57,12 +59,28 @@ def masks_of(content: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
 def outputs(model: nn.Module, content: dict[str, Any]) -> dict[str, Tensor]:
     clip = draw_input("clip", content["inputs"]["clip"])
     if "logits" in content["outputs"]:
-        return {"logits": model(clip)}
-    return model(clip, *masks_of(content))._asdict()
+        return classified(model, clip, content["outputs"])
+    found = model(clip, *masks_of(content))
+    if "pred" in content["outputs"]:
+        return {"loss": found.loss, "pred": found.reconstruction[0], "label": found.targets[0]}
+    return found._asdict()
+
+
+def classified(model: nn.Module, clip: Tensor, wanted: dict[str, Any]) -> dict[str, Tensor]:
+    """Hiera's records hold probabilities and the maps of the stages, [B, (T,) H, W, C], too."""
+    logits = model(clip)
+    found = {"logits": logits}
+    if "probabilities" in wanted:
+        found["probabilities"] = logits.softmax(1)
+    if "stage1" in wanted:
+        for number, (tokens, grid) in enumerate(model.pyramid(clip), 1):
+            found[f"stage{number}"] = tokens.unflatten(1, [size for size in grid if size > 1])
+    return found
 
 
 def test_every_record_file_is_used():
-    assert {path.stem for path in FOLDER.glob("*.json")} == {*RECORDS, "videomae_v2_masks"}
+    parts = {"videomae_v2_masks", "hiera_unroll_2d", "hiera_unroll_3d"}
+    assert {path.stem for path in FOLDER.glob("*.json")} == {*RECORDS, *parts}
 
 
 @pytest.mark.parametrize("record", RECORDS)
@@ -83,8 +101,8 @@ def test_published_names_and_shapes_all_fit(record: str):
 def test_outputs_and_probes(record: str):
     content, model, probes = read(record), loaded(record), {}
     for name in content["probes"]:
-        model.get_submodule(videomae.rename(name)).register_forward_hook(
-            lambda module, inputs, output, name=name: probes.update({name: output})
+        model.get_submodule(family_of(model).rename(name)).register_forward_hook(
+            lambda module, inputs, output, name=name: probes.update({name: output.clone()})
         )
     found = outputs(model, content)
     assert found.keys() == content["outputs"].keys()
@@ -110,9 +128,10 @@ def test_multiply_adds(record: str):
     content, model = read(record), on_meta(record)
     clip = torch.empty(content["inputs"]["clip"], device="meta")
     arguments = []
-    if "pretrain" in record:
-        v1 = not record.startswith("videomae_v2")
-        drawn = model.draw_masks(np.random.RandomState(0), 0.9, 0.0 if v1 else 0.5)
+    if "pretrain" in RECORDS[record][0]:
+        both = record.startswith("videomae_v2")
+        ratio = 0.6 if record == "mae_hiera_base_224" else 0.9
+        drawn = model.draw_masks(np.random.RandomState(0), ratio, 0.5 if both else 0.0)
         arguments = [None if mask is None else mask[None] for mask in drawn]
     # The counter knows no operations of the CPU's fused attention.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

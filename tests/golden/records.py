@@ -24,6 +24,22 @@ RECORDS: dict[str, tuple[str, dict[str, Any]]] = {
     "videomae_huge_pretrain": ("videomae_v2_huge_pretrain", {"decoder_width": 640, "decoder_depth": 12}),
     "videomae_v2_giant_pretrain": ("videomae_v2_giant_pretrain", {}),
     "videomae_v2_giant_pretrain_reduced": ("videomae_v2_giant_pretrain", {"depth": 2, "decoder_depth": 2}),
+    "hiera_tiny_224": ("hiera_tiny_224", {}),
+    "hiera_base_224": ("hiera_base_224", {}),
+    "hiera_base_plus_224": ("hiera_base_plus_224", {}),
+    "hiera_large_224": ("hiera_large_224", {}),
+    "hiera_huge_224": ("hiera_huge_224", {}),
+    "hiera_base_16x224": ("hiera_base_16x224", {}),
+    "hiera_large_16x224": ("hiera_large_16x224", {}),
+    "hiera_large_16x224_reduced": ("hiera_large_16x224", {"depths": (1, 2, 3, 1)}),
+    "hiera_huge_16x224": ("hiera_huge_16x224", {}),
+    "mae_hiera_base_224": ("hiera_base_224_pretrain", {}),
+    "mae_hiera_base_16x224": ("hiera_base_16x224_pretrain", {}),
+    "mae_hiera_base_plus_16x224": ("hiera_base_plus_16x224_pretrain", {}),
+    "mae_hiera_large_16x224": ("hiera_large_16x224_pretrain", {}),
+    "mae_hiera_huge_16x224": ("hiera_huge_16x224_pretrain", {}),
+    "torchvision_r3d_18": ("r3d_18", {}),
+    "torchvision_mc3_18": ("mc3_18", {}),
 }
 
 

@@ -51,13 +51,14 @@ def summary(output: Tensor) -> dict[str, Any]:
 def difference(got: Tensor, record: dict[str, Any], largest: float | None = None) -> float:
     """Largest difference from a record's summary, relative to the output's largest value; inf for another shape.
 
-    ``largest`` where the record names it, else the largest of its first values. Norms differ relative to themselves.
+    ``largest`` where the record names it, else the largest of its first values (its deviation if all are zero).
+    Norms differ relative to themselves.
     """
     found = summary(got)
     if found["shape"] != record["shape"]:
         return math.inf
-    largest = largest or max(map(abs, record["first"]))
-    values = zip(found["first"], record["first"], strict=True)
+    largest = largest or max(map(abs, record["first"])) or record["std"]
+    values = zip(found["first"][: len(record["first"])], record["first"], strict=True)
     differences = [abs(a - b) / largest for a, b in values]
     differences += [abs(found[key] - record[key]) / largest for key in ("mean", "std")]
     return float(np.max([*differences, abs(found["norm"] - record["norm"]) / record["norm"]]))  # a NaN stays

@@ -46,9 +46,22 @@ class BackboneConfig(Config):
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth: rate at the last block, growing linearly from 0 at the first."""
 
+    @property
+    def classes(self) -> int | None:
+        """Classes of the head; None for models without one."""
+        return getattr(self, "num_classes", None)
+
     def build(self) -> nn.Module:
         """The model, freshly initialised from torch's generator; works under ``torch.device("meta")``."""
         raise TypeError(f"{type(self).__name__} is not a family of its own")
+
+
+@runtime_checkable
+class Pyramid(Protocol):
+    """A model whose stages have different resolutions."""
+
+    def pyramid(self, clip: Float[Tensor, "b c t h w"]) -> list[Features]:
+        """Tokens at the end of each stage, from fine to coarse."""
 
 
 @runtime_checkable

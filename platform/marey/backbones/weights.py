@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from marey.backbones.base import Classifier
 from marey.errors import WeightsError
+
+_HINT = "; strict=False loads the rest and reports these"
 
 
 class LoadReport(NamedTuple):
@@ -42,9 +45,38 @@ def load_renamed(
     return LoadReport(missing, unexpected)
 
 
+def load_start(
+    model: nn.Module,
+    state_dict: Mapping[str, Any],
+    rename: Callable[[str], str],
+    encoder_name: Callable[[str], str | None],
+) -> LoadReport:
+    """Weights to start from: see `marey.backbones.zoo.start_from`. The report lists what stayed as initialised."""
+    ours = model.state_dict()
+    given = {rename(name): tensor for name, tensor in _unwrap(state_dict).items()}
+    encoder = {inner: tensor for name, tensor in given.items() if (inner := encoder_name(name)) is not None}
+    chosen = encoder if _hits(encoder, ours) > _hits(given, ours) else given
+    head = {name for name in ours if isinstance(model, Classifier) and model.layer_of(name) > model.num_layers}
+    found = {
+        name: tensor
+        for name, tensor in chosen.items()
+        if name in ours and not (name in head and tensor.shape != ours[name].shape)
+    }
+    _check_shapes(ours, found)
+    missing = [name for name, tensor in ours.items() if name not in found and tensor.is_floating_point()]
+    if lost := [name for name in missing if name not in head]:
+        raise WeightsError(f"not a start for this model: {_leftovers(model, lost, [])}".removesuffix(_HINT))
+    model.load_state_dict(found, strict=False)
+    return LoadReport(missing, [name for name in chosen if name not in ours])
+
+
+def _hits(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> int:
+    return sum(name in ours for name in tensors)
+
+
 def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """The tensors themselves: published files hold them under ``model``, ``module`` or ``state_dict``."""
-    for key in ("model", "module", "state_dict"):
+    for key in ("model", "module", "state_dict", "model_state"):
         inner = state_dict.get(key)
         if isinstance(inner, Mapping):
             return inner
@@ -70,7 +102,7 @@ def _leftovers(model: nn.Module, missing: list[str], unexpected: list[str]) -> s
         parts.append(f"{len(missing)} of {type(model).__name__}'s tensors are not in the file ({_some(missing)})")
     if unexpected:
         parts.append(f"{len(unexpected)} of the file's tensors have no place in it ({_some(unexpected)})")
-    return "; ".join(parts) + "; strict=False loads the rest and reports these"
+    return "; ".join(parts) + _HINT
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from marey.backbones import videomae
+from marey.backbones import hiera, hiera_pretrain, resnet3d, videomae
 from marey.backbones.base import BackboneConfig
-from marey.backbones.weights import LoadReport, load_renamed
+from marey.backbones.weights import LoadReport, load_renamed, load_start
 from marey.config import validate
 from marey.errors import ConfigError
 
-FAMILIES: tuple[ModuleType, ...] = (videomae,)
+FAMILIES: tuple[ModuleType, ...] = (videomae, hiera, hiera_pretrain, resnet3d)
 
 VARIANTS: dict[str, BackboneConfig] = {
     name: config.model_copy(update={"name": name}) for family in FAMILIES for name, config in family.VARIANTS.items()
@@ -72,8 +72,23 @@ def load_published(model: nn.Module, state_dict: Mapping[str, Any], strict: bool
 
     Raises `WeightsError` where a shape differs and, unless ``strict=False``, where anything is left over.
     """
+    return load_renamed(model, state_dict, family_of(model).rename, strict)
+
+
+def start_from(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport:
+    """Start a training from weights of the same family: of the model itself, or of its pre-training model.
+
+    A head for other classes is left as it was initialised. Raises `WeightsError` where anything below the head is
+    missing or of another shape.
+    """
+    family = family_of(model)
+    return load_start(model, state_dict, family.rename, family.encoder_name)
+
+
+def family_of(model: nn.Module) -> ModuleType:
+    """The module of the model's family; `ConfigError` for a model that is not of `create_model`."""
     config = getattr(model, "config", None)
     family = _FAMILY_OF.get(type(config)) if isinstance(config, BackboneConfig) else None
     if family is None:
         raise ConfigError(f"{type(model).__name__} is not a model of create_model: its family is not known")
-    return load_renamed(model, state_dict, family.rename, strict)
+    return family

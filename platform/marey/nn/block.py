@@ -1,5 +1,7 @@
 """The pre-norm transformer block and a stack of them."""
 
+from collections.abc import Iterable
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -29,24 +31,35 @@ class Block(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
-class Blocks(nn.ModuleList):
-    """A stack of blocks; with ``checkpointing`` each block's activations are computed again in the backward pass."""
+class Stack(nn.ModuleList):
+    """Blocks in order; with ``checkpointing`` each one's activations are computed again in the backward pass."""
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__(blocks)
+        self.checkpointing = False
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """One block's output."""
+        # Non-reentrant: the reentrant kind loses gradients where the input needs none.
+        return checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+
+
+class Blocks(Stack):
+    """A stack of equal blocks."""
 
     def __init__(self, depth: int, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
         rate = rates(drop_path, depth)
         super().__init__(Block(width, num_heads, mlp_ratio, rate[layer], layer) for layer in range(depth))
-        self.checkpointing = False
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """One block after the other."""
         for block in self:
-            # Non-reentrant: the reentrant kind loses gradients where the input needs none.
-            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+            x = self.run(block, x)
         return x
 
 
 def set_checkpointing(model: nn.Module, on: bool) -> None:
     """Switch activation checkpointing in every stack of ``model``."""
     for module in model.modules():
-        if isinstance(module, Blocks):
+        if isinstance(module, Stack):
             module.checkpointing = on

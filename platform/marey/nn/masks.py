@@ -35,6 +35,13 @@ def random(grid: Grid, ratio: float, rng: Rng) -> np.ndarray:
     return _shuffled(grid.tokens, ratio, rng)
 
 
+def exactly(size: int, hidden: int, rng: Rng) -> np.ndarray:
+    """``hidden`` of ``size`` entries at random (Hiera's mask units)."""
+    mask = np.arange(size) >= size - hidden
+    rng.shuffle(mask)
+    return mask
+
+
 def running_cell(grid: Grid, ratio: float, rng: Rng) -> np.ndarray:
     """Running-cell masking (VideoMAE V2, Wang et al. 2023, and Qing et al. 2022): which tokens are *not* decoded.
 
@@ -55,10 +62,7 @@ def _tile(cell: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def _shuffled(size: int, ratio: float, rng: Rng) -> np.ndarray:
-    masked = int(ratio * size)
-    mask = np.arange(size) >= size - masked
-    rng.shuffle(mask)
-    return mask
+    return exactly(size, int(ratio * size), rng)
 
 
 def indices(mask: Tensor) -> Tensor:
