@@ -61,6 +61,13 @@ def apply_box(frames: np.ndarray, box: Box, crop: int) -> Tensor:
     return pixels.flip(2) if box.flip else pixels
 
 
+def view_box(height: int, width: int, place: int, spatial: int) -> Box:
+    """Square ``place`` of ``spatial`` (1 or 3) along the longer side of a frame, as tall as the shorter one."""
+    short = min(height, width)
+    share = place / (spatial - 1) if spatial > 1 else 0.5
+    return Box(round((height - short) * share), round((width - short) * share), short, short)
+
+
 def _multi_scale(config: AugmentConfig, height: int, width: int, rng: np.random.Generator) -> Box:
     """Sides from `MULTI_SCALES` of the shorter side, at most one scale apart, at a corner or the centre."""
     short = min(height, width)

@@ -7,7 +7,7 @@ decode here, in `decoded`, and so give identical batches.
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ def distinct_rows(samples: list[Sample]) -> list[int]:
     return list(dict.fromkeys(one.row for one in samples))
 
 
-def feed(order: FeedOrder, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+def feed(order: FeedOrder, start: int, stop: int, rank: int = 0, world: int = 1) -> Generator[Batch]:
     """Batches of one worker for steps ``start`` to ``stop`` (exclusive), rows read in this process."""
 
     def rows() -> Iterator[ClipRow]:
@@ -57,7 +57,7 @@ def feed(order: FeedOrder, start: int, stop: int, rank: int = 0, world: int = 1)
 
 def decoded(
     order: FeedOrder, micro_batches: Iterator[list[Sample]], rows: Callable[[], Iterator[ClipRow]]
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Batches made of ``rows()``, which must bring each micro-batch's distinct rows in order.
 
     Reading and decoding run ahead in threads; their errors are raised here, in the caller's thread. Closing the

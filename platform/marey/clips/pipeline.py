@@ -5,17 +5,20 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from marey.clips.augment import AugmentConfig, apply_box, draw_box
+from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box, view_box
 from marey.clips.batch import Batch
 from marey.clips.decode import read_frames
 from marey.clips.plan import Sample, rng_of
 from marey.clips.row import ClipRow
-from marey.clips.sample import SamplingConfig, sample
+from marey.clips.sample import SamplingConfig, ViewConfig, sample, view
 from marey.clips.table import ClipTable
 from marey.errors import ClipError
+
+ONE_VIEW = ViewConfig()
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Pipeline:
     crop: int
     sampling: SamplingConfig
     augment: AugmentConfig
+    views: ViewConfig = ONE_VIEW
 
     def check(self, table: ClipTable) -> None:
         """Raise `ClipError` if the table was prepared too small for these clips."""
@@ -39,11 +43,20 @@ class Pipeline:
 
     def examples(self, row: ClipRow, samples: Sequence[Sample]) -> list[Tensor]:
         """One clip uint8 [T, H, W, C] for each sample of ``row`` that shares a decode key: decoded once."""
-        indices = sample(row, rng_of(samples[0].decode_key), self.frames, self.sampling.stride)
-        frames = read_frames(row, indices.tolist())
-        height, width = frames.shape[1:3]
-        boxes = [draw_box(self.augment, height, width, rng_of(one.key)) for one in samples]
+        frames = read_frames(row, self._indices(row, samples[0]).tolist())
+        boxes = [self._box(one, *frames.shape[1:3]) for one in samples]
         return [apply_box(frames, box, self.crop) for box in boxes]
+
+    def _indices(self, row: ClipRow, one: Sample) -> np.ndarray:
+        if one.view < 0:
+            return sample(row, rng_of(one.decode_key), self.frames, self.sampling.stride)
+        views = self.views
+        return view(row, self.frames, self.sampling.stride, one.view // views.spatial, views.temporal)
+
+    def _box(self, one: Sample, height: int, width: int) -> Box:
+        if one.view < 0:
+            return draw_box(self.augment, height, width, rng_of(one.key))
+        return view_box(height, width, one.view % self.views.spatial, self.views.spatial)
 
     def batch(self, rows: Sequence[ClipRow], samples: Sequence[Sample], threads: Executor | None = None) -> Batch:
         """The batch of ``samples``, where ``rows[i]`` is the row of ``samples[i]``; decoding releases the GIL."""

@@ -14,6 +14,12 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+# What is drawn from a sample's key, each from a stream of its own (`rng_of`). Stream 0: its crop and flip.
+MASK_STREAM = 1
+RANDAUGMENT_STREAM = 2
+MIX_STREAM = 3
+ERASE_STREAM = 4
+
 
 class Sample(NamedTuple):
     """One sample of the order. Its keys seed everything that is drawn for it."""
@@ -26,6 +32,8 @@ class Sample(NamedTuple):
     """63-bit key of (seed, epoch, sample): crop, flip, masks, drop path."""
     decode_key: int
     """63-bit key of (seed, epoch, row): which frames; the same for all repeats of a row, which decode once."""
+    view: int = -1
+    """Place in the grid of evaluation views (time, then space); -1: frames and crop are drawn from the keys."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,34 @@ class Plan:
         share = batch // world
         first = step * batch + rank * share
         return [self.sample(index) for index in range(first, first + share)]
+
+
+@dataclass(frozen=True)
+class EvaluationPlan(Plan):
+    """The order of an evaluation: every view of every row once, row by row, views in time before views in space.
+
+    A sample's key is its place, and samples from ``epoch_length`` on are padding: workers that must run equally many
+    passes get the first rows again, and whoever collects the scores drops keys that are not below ``epoch_length``.
+    """
+
+    temporal: int = 1
+    spatial: int = 1
+
+    @property
+    def views(self) -> int:
+        """Views of a row."""
+        return self.temporal * self.spatial
+
+    @property
+    def epoch_length(self) -> int:
+        """Views in all."""
+        return self.rows * self.views
+
+    def sample(self, index: int) -> Sample:
+        """View ``index``; the views of one moment share a decode key, and are decoded once."""
+        epoch, place = divmod(index, self.epoch_length)
+        row, view = divmod(place, self.views)
+        return Sample(epoch, row, index, index // self.spatial, view)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def read_manifest(path: Path | str) -> Manifest:
         record = json.loads(file.read_text())
     except FileNotFoundError:
         raise ClipError(
-            f"{path}: no clip table here ({MANIFEST} is missing); prepare one with jobs/prepare.py"
+            f"{path}: no clip table here ({MANIFEST} is missing); prepare one with jobs/prepare_clips.py"
         ) from None
     except (OSError, ValueError) as error:
         raise ClipError(f"{file}: is not a readable manifest ({error}); prepare the table again") from None
@@ -136,19 +136,53 @@ def read_manifest(path: Path | str) -> Manifest:
 class ClipTable:
     """An open table: rows by number, in the order of its manifest. Safe to share between threads and to pickle."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, chosen: tuple[int, ...] | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self._chosen = chosen
         self._groups = RowGroups([(path / part.path, part.rows) for part in manifest.files])
 
     def __len__(self) -> int:
-        return self.manifest.rows
+        return self.manifest.rows if self._chosen is None else len(self._chosen)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "manifest": self.manifest}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ClipTable, (self.path, self.manifest, self._chosen)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["manifest"])  # type: ignore[misc]
+    def select(self, rows: Sequence[int]) -> "ClipTable":
+        """The table of these rows alone, numbered anew in this order."""
+        return ClipTable(self.path, self.manifest, tuple(self._number(row) for row in rows))
+
+    def split(self, name: str | None) -> "ClipTable":
+        """The rows of one split (None: all rows); `ClipError` naming the splits there are where it has none."""
+        if name is None:
+            return self
+        splits = self.column("split")
+        rows = [row for row, split in enumerate(splits) if split == name]
+        if not rows:
+            known = sorted({str(split) for split in splits if split is not None})
+            raise ClipError(
+                f"clip table {self.path}: no rows of split {name!r}; "
+                + (f"it has the splits {', '.join(known)}" if known else "its rows name no split")
+                + ". Splits come from folders train/, validation/, test/ or from a split column in the list of videos"
+            )
+        return self.select(rows)
+
+    def class_names(self) -> list[str]:
+        """Names of the classes by label, the number itself where a name is missing; `ClipError` without labels.
+
+        Of the whole table, also for a selection: its splits have one numbering.
+        """
+        labels, names = self._whole_column("label"), self._whole_column("label_name")
+        known = {label: name for label, name in zip(labels, names, strict=True) if label is not None}
+        if not known:
+            raise ClipError(
+                f"clip table {self.path}: no labels; prepare it from a folder per class, from a folder with a "
+                "labels.csv (path,label), or from a list with labels"
+            )
+        return [str(known[label]) if known.get(label) is not None else str(label) for label in range(max(known) + 1)]
+
+    def _number(self, row: int) -> int:
+        return row if self._chosen is None else self._chosen[row]
 
     @property
     def fingerprint(self) -> str:
@@ -165,10 +199,14 @@ class ClipTable:
         wrong = [index for index in indices if not 0 <= index < len(self)]
         if wrong:
             raise ClipError(f"{self.path}: no rows {wrong[:5]}; it holds rows 0 to {len(self) - 1}")
-        return [from_arrow(self._groups.row(index))[0] for index in indices]
+        return [from_arrow(self._groups.row(self._number(index)))[0] for index in indices]
 
     def column(self, name: str) -> list[Any]:
         """One light column of all rows, in order, without loading any payload."""
+        values = self._whole_column(name)
+        return values if self._chosen is None else [values[row] for row in self._chosen]
+
+    def _whole_column(self, name: str) -> list[Any]:
         light = [column for column in SCHEMA.names if column not in HEAVY_COLUMNS]
         if name not in light:
             raise ClipError(f"{name!r} is not a light column of a clip table; there are {', '.join(light)}")
