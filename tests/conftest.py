@@ -71,6 +71,21 @@ def table(videos, tmp_path_factory):
     return open_table(path)
 
 
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory):
+    """A clip table of the eight classes of motion, six videos each, in three splits."""
+    from marey.clips.datasets import find_sources
+    from marey.clips.motion_shapes import write_motion_shapes
+    from marey.clips.prepare import prepare_all
+    from marey.clips.storage import ClipStorage
+    from marey.clips.table import open_table
+
+    folder = tmp_path_factory.mktemp("labelled")
+    write_motion_shapes(folder / "videos", per_class=6, size=32)
+    prepare_all(find_sources(folder / "videos"), ClipStorage(short_side=32), folder / "table")
+    return open_table(folder / "table")
+
+
 def program(name: str, package: str) -> str:
     """Path of a program from Debian; without it the test is reported as not run, and in CI fails."""
     found = shutil.which(name)

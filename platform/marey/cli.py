@@ -1,12 +1,17 @@
 """The ``marey`` command: what a person asks outside a job."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from marey.backbones import zoo
-from marey.config import to_yaml
-from marey.errors import MareyError
+from marey.config import override, to_yaml
+from marey.errors import ConfigError, MareyError
+from marey.experiment import FleetConfig, Prediction
+from marey.experiment.comparison import compare as read_comparison
 
 app = typer.Typer(help="Video action recognition on Ray.", no_args_is_help=True, add_completion=False)
 
@@ -35,6 +40,42 @@ def models(pattern: str = typer.Argument("*", help="A shell pattern, e.g. 'video
 def model(name: str) -> None:
     """Show one backbone's configuration: every field that create_model and backbone.FIELD= can override."""
     print(to_yaml(zoo.find(name)), end="")
+
+
+@app.command()
+def predict(
+    words: Annotated[list[str], typer.Argument(help="Videos, folders or lists; model=RUN and settings.")],
+) -> None:
+    """Say which class videos are of, with a fine-tuned model: marey predict a.mp4 b.mp4 model=RUN views.temporal=5."""
+    from marey.launch.score import predict as run
+
+    settings, videos = _sorted(words)
+    if not videos:
+        raise ConfigError("no videos are given: marey predict VIDEO... model=RUN")
+    prediction = override(Prediction(fleet=FleetConfig(workers=0)), settings)
+    run(prediction, [Path(video).absolute() for video in videos])
+
+
+@app.command()
+def compare(words: Annotated[list[str], typer.Argument(help="Names or folders of runs; results=DIR.")]) -> None:
+    """Show runs side by side: the settings in which they differ, and their metrics, last and best."""
+    settings, runs = _sorted(words)
+    found = read_comparison(runs, override(Prediction(), settings).results)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("", *found.runs):
+        table.add_column(title, overflow="fold")
+    for path, values in found.settings.items():
+        table.add_row(path, *("-" if value is None else str(value) for value in values))
+    table.add_section()
+    for name, pairs in found.metrics.items():
+        table.add_row(name, *("-" if one is None else f"{one[0]:.4f} (best {one[1]:.4f})" for one in pairs))
+    Console().print(table)
+
+
+def _sorted(words: list[str]) -> tuple[list[str], list[str]]:
+    """Settings, and the rest: a path may hold a "=" behind a slash."""
+    settings = [word for word in words if "=" in word.split("/")[0] or word.startswith("@")]
+    return settings, [word for word in words if word not in settings]
 
 
 def _parameters(name: str) -> int:

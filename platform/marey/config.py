@@ -11,7 +11,7 @@ or a value of the wrong type is a `ConfigError` that names the path, what is all
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -150,7 +150,11 @@ def override(config: C, words: Iterable[str]) -> C:
     A group that has a ``name`` (``backbone``) starts anew from the name it is given, wherever among the words that
     stands: ``backbone.depth=2 backbone=videomae_v2_tiny_pretrain`` is that model with two blocks.
     """
-    pairs = parse_words(words)
+    return override_pairs(config, parse_words(words))
+
+
+def override_pairs(config: C, pairs: Sequence[tuple[str, Any]]) -> C:
+    """``config`` changed by (path, value) pairs, as `override` says; values are a `Word` or already read."""
     naming = [pair for pair in pairs if _names_group(type(config), pair[0])]
     for some in (naming, [pair for pair in pairs if pair not in naming]):
         tree = to_tree(config)

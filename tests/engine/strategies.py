@@ -14,11 +14,21 @@ from marey.clips.batch import Batch
 from marey.engine.optim import OptimConfig
 from marey.engine.strategy import EngineConfig, Strategy, TrainState, build
 from marey.recipes.masked import MaskedConfig
+from marey.recipes.supervised import SupervisedConfig
 
 STEPS, SAVED_AT = 20, 12
 BATCH, PASSES = 8, 2
 KINDS = [("torch", 1), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3)]
 TINY = {"frames": 4, "crop": 32, "depth": 2, "width": 48, "decoder_width": 48, "decoder_depth": 1, "drop_path": 0.2}
+
+
+# Fine-tuning, with each of the optimisers: layer-wise decay, a moving average, a head.
+CLASSIFIER = {"frames": 4, "crop": 32, "depth": 2, "width": 48, "num_classes": 5, "drop_path": 0.2}
+OPTIMISERS = {
+    "adamw": OptimConfig(base_lr=1e-3, clip_grad=0.5, layer_decay=0.7, ema=0.8),
+    "sgd": OptimConfig(kind="sgd", base_lr=1e-2, layer_decay=0.7, ema=0.8, weight_decay=1e-3),
+}
+TUNING_STEPS, TUNING_SAVED_AT = 8, 4
 
 
 def micro_batches(step: int, rank: int, world: int) -> list[Batch]:
@@ -29,7 +39,11 @@ def micro_batches(step: int, rank: int, world: int) -> list[Batch]:
     keys = torch.arange(BATCH) * 104729 + step
     size = BATCH // world // PASSES
     firsts = [rank * BATCH // world + place * size for place in range(PASSES)]
-    return [Batch(pixels[first : first + size], keys[first : first + size], ("clip",) * size) for first in firsts]
+    labels = torch.arange(BATCH) % 5
+    return [
+        Batch(pixels[first : first + size], keys[first : first + size], ("clip",) * size, labels[first : first + size])
+        for first in firsts
+    ]
 
 
 def fresh(kind: str, zero: int) -> Strategy:
@@ -37,6 +51,50 @@ def fresh(kind: str, zero: int) -> Strategy:
     recipe = MaskedConfig(mask_ratio=0.5).build(configure("videomae_v2_tiny_pretrain", **TINY))
     config = EngineConfig(strategy=kind, zero=zero, device="cpu")
     return build(recipe, OptimConfig(base_lr=1e-3, clip_grad=0.15), config, torch.device("cpu"), PASSES)
+
+
+def fresh_classifier(kind: str, zero: int, optimiser: str) -> Strategy:
+    torch.manual_seed(0)
+    recipe = SupervisedConfig(label_smoothing=0.1).build(configure("videomae_v2_tiny_16x224", **CLASSIFIER))
+    config = EngineConfig(strategy=kind, zero=zero, device="cpu")
+    return build(recipe, OPTIMISERS[optimiser], config, torch.device("cpu"), PASSES)
+
+
+def tune(kind: str, zero: int, optimiser: str, saved: TrainState | None) -> tuple[list[list[float]], TrainState]:
+    """Loss, gradient norm, and loss under the moving average after each step; the state before the last steps."""
+    strategy = fresh_classifier(kind, zero, optimiser)
+    if saved is not None:
+        strategy.load(saved)
+    told, state = [], TrainState({})
+    for number in range(0 if saved is None else TUNING_SAVED_AT, TUNING_STEPS):
+        if number == TUNING_SAVED_AT:
+            state = strategy.state()
+        step = strategy.step(micro_batches(number, strategy.rank, strategy.world), 1e-2)
+        with strategy.averaged():
+            scores = strategy.forward(micro_batches(0, 0, 1)[0], "predict").metrics["scores"]
+        told.append([step.loss, step.grad_norm, float(scores[:, 0].log().mean())])
+    return told, state
+
+
+def shared(state: TrainState) -> TrainState:
+    """Rank 0's state on every worker."""
+    held = [state]
+    distributed.broadcast_object_list(held, src=0)
+    return held[0]
+
+
+def fine_tuning(world: int) -> dict[str, list[list[float]]]:
+    """Every strategy from the start, and from what another has saved."""
+    told = {}
+    for optimiser in OPTIMISERS:
+        states = {}
+        for kind, zero in KINDS:
+            name = f"{optimiser} {kind}{zero}x{world}"
+            told[name], state = tune(kind, zero, optimiser, None)
+            states[f"{kind}{zero}"] = shared(state)
+        for source, (kind, zero) in {"deepspeed3": KINDS[0], "deepspeed2": KINDS[4], "torch1": KINDS[2]}.items():
+            told[f"{optimiser} {source} as {kind}{zero}x{world}"] = tune(kind, zero, optimiser, states[source])[0]
+    return told
 
 
 def steps(strategy: Strategy, first: int, last: int) -> list[list[float]]:
@@ -73,6 +131,7 @@ def main(folder: Path) -> None:
             strategy = fresh(kind, zero)
             strategy.load(read_state(saved))
             told[f"{saved.stem} as {kind}{zero}x{world}"] = steps(strategy, SAVED_AT, STEPS)
+    told |= fine_tuning(world)
     if distributed.get_rank() == 0:
         (folder / f"told{world}.json").write_text(json.dumps(told))
 
@@ -84,3 +143,6 @@ if __name__ == "__main__":
     distributed.init_process_group("gloo")
     main(Path(sys.argv[1]))
     distributed.destroy_process_group()
+    sys.stdout.flush()
+    # Not through the interpreter's end: a gloo thread that lets go of its last tensor then aborts the process.
+    os._exit(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from marey.backbones.zoo import configure
-from marey.engine.optim import OptimConfig, adamw, parameter_groups, schedule
+from marey.engine.optim import OptimConfig, optimizer, parameter_groups, schedule
 from marey.recipes.masked import MaskedConfig
 
 
@@ -36,7 +36,7 @@ def test_the_rate_warms_up_from_zero_and_falls_to_the_minimum_scaled_by_the_batc
 
 def test_the_optimiser_is_adamw_as_pytorch_has_it():
     one, other = (torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
-    ours = adamw([{"params": [one], "weight_decay": 0.1}], OptimConfig())
+    ours = optimizer([{"params": [one], "weight_decay": 0.1}], OptimConfig())
     plain = torch.optim.AdamW([other], lr=1.5e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, foreach=False)
     for _ in range(3):
         one.grad = other.grad = torch.tensor([0.3, 0.4])

@@ -33,7 +33,7 @@ def run(world: int, folder: Path) -> dict[str, list[list[float]]]:
         for rank in range(world)
     ]
     outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * world, outputs[0][-3000:]
+    assert [worker.returncode for worker in workers] == [0] * world, "\n".join(output[-3000:] for output in outputs)
     return json.loads((folder / f"told{world}.json").read_text())
 
 
@@ -72,6 +72,26 @@ def test_what_two_workers_saved_goes_on_under_any_strategy(told, saved, kind, wo
 @pytest.mark.parametrize("saved", KINDS)
 def test_what_one_worker_saved_goes_on_under_zero3(told, saved):
     assert worst(told[f"{saved}x1 as deepspeed3x1"], told["torch1x1"][12:]) < ROUNDING
+
+
+CROSSINGS = ["deepspeed3 as torch1", "deepspeed2 as deepspeed3", "torch1 as deepspeed1"]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_fine_tuning_with_layer_decay_and_a_moving_average_is_the_same(told, optimiser, kind, world):
+    reference = told[f"{optimiser} torch1x1"]
+    averaged = [row[2] for row in reference]
+    assert len(set(averaged)) == len(averaged) == 8, "the average must move"
+    assert worst(told[f"{optimiser} {kind}x{world}"], reference) < ROUNDING
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("crossing", CROSSINGS)
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_moments_and_the_moving_average_go_on_under_another_strategy(told, optimiser, crossing, world):
+    assert worst(told[f"{optimiser} {crossing}x{world}"], told[f"{optimiser} torch1x1"][4:]) < ROUNDING
 
 
 def test_the_private_names_of_deepspeed_that_are_relied_on_exist():

@@ -154,8 +154,8 @@ def _marey(row: Row, case: Case) -> Ready:
     with case.device:
         recipe = recipe_of(row, case.backbone(row))
     if row.compiled:
-        recipe.model.encoder.compile()  # type: ignore[union-attr]
-        recipe.model.decoder.compile()  # type: ignore[union-attr]
+        recipe.model.get_submodule("encoder").compile()
+        recipe.model.get_submodule("decoder").compile()
     engine = EngineConfig(
         precision=case.precision_of(row), activation_checkpointing="blocks" if row.checkpointing else "off"
     )

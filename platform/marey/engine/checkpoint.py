@@ -2,6 +2,7 @@
 
     checkpoints/000000000200/
         weights.safetensors, or weights-00001-of-00003 ...    parameters and buffers by name
+        ema.safetensors ...                                   their moving average, where there is one
         optimizer.safetensors ...                             moments: "<parameter>/exp_avg", "<parameter>/exp_avg_sq"
         state.json                                            step, epoch, seed, lineage
         MANIFEST.json                                         format version; size and sha256 of each file
@@ -23,8 +24,9 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from marey.clips.table import sync_directory
 from marey.config import Config
-from marey.engine.strategy import MOMENTS, TrainState
+from marey.engine.strategy import TrainState
 from marey.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -39,8 +41,9 @@ class CheckpointConfig(Config):
     """Steps from one checkpoint to the next; the last step is always saved."""
     keep_last: int = Field(2, gt=0)
     """Newest checkpoints that are kept, beside the best."""
-    keep_best: Literal["loss", "none"] = "loss"
-    """loss: also keep the checkpoint with the lowest mean training loss since the one before."""
+    keep_best: Literal["loss", "top1", "none"] = "loss"
+    """Also keep the checkpoint with the lowest mean training loss since the one before, or with the highest top-1
+    accuracy of the validation, which is then saved whenever it is reached."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,13 @@ def save(directory: Path, state: TrainState, facts: Mapping[str, Any]) -> Saved:
 
 
 def _write_files(directory: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
-    moments = {f"{name}/{key}": each[key] for name, each in state.moments.items() for key in MOMENTS}
+    moments = {f"{name}/{key}": tensor for name, each in state.moments.items() for key, tensor in each.items()}
     _write_tensors(directory, "weights", state.weights)
     if moments:
         _write_tensors(directory, "optimizer", moments)
-    record = {**facts, "optimizer_steps": state.optimizer_steps}
+    if state.ema:
+        _write_tensors(directory, "ema", state.ema)
+    record = {**facts, "optimizer_steps": state.optimizer_steps, "ema_updates": state.ema_updates}
     (directory / "state.json").write_text(json.dumps(record, indent=1))
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _flushed_hash(path)} for path in _sorted(directory)}
     manifest = {"format_version": FORMAT_VERSION, "step": facts["step"], "files": files}
@@ -105,11 +110,11 @@ def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 def _commit(temporary: Path, final: Path) -> None:
     """Make the directory durable, then visible; an older one of that step (never a whole one) gives way."""
-    _sync(temporary)
+    sync_directory(temporary)
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
-    _sync(final.parent)
+    sync_directory(final.parent)
 
 
 def _flushed_hash(path: Path) -> str:
@@ -117,14 +122,6 @@ def _flushed_hash(path: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     return digest
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sorted(directory: Path) -> list[Path]:
@@ -200,13 +197,35 @@ def newest(directory: Path, report: Any = print) -> Saved | None:
     return None
 
 
+def best(directory: Path) -> Path | None:
+    """The checkpoint that the newest one names as the best; None without one. Not verified."""
+    known = steps(directory)
+    try:
+        step = json.loads((known[-1] / "state.json").read_text()).get("best_step") if known else None
+    except (OSError, ValueError):
+        return None
+    path = directory / f"{step:012d}" if step is not None else None
+    return path if path in known else None
+
+
 def read(saved: Saved) -> TrainState:
     """Weights and moments of a verified checkpoint."""
     moments: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _read_tensors(saved.path, "optimizer").items():
         parameter, key = name.rsplit("/", 1)
         moments.setdefault(parameter, {})[key] = tensor
-    return TrainState(_read_tensors(saved.path, "weights"), moments, int(saved.state.get("optimizer_steps", 0)))
+    return TrainState(
+        _read_tensors(saved.path, "weights"),
+        moments,
+        int(saved.state.get("optimizer_steps", 0)),
+        _read_tensors(saved.path, "ema"),
+        int(saved.state.get("ema_updates", 0)),
+    )
+
+
+def weights(saved: Saved) -> dict[str, Tensor]:
+    """What to compute with: the moving average of a verified checkpoint, where it holds one, else its weights."""
+    return _read_tensors(saved.path, "ema") or _read_tensors(saved.path, "weights")
 
 
 def _read_tensors(directory: Path, kind: str) -> dict[str, Tensor]:

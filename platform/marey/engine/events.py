@@ -1,10 +1,11 @@
 """What happens in a run, as immutable events, and the hooks that listen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from marey.engine.evaluate import Scores
 from marey.engine.strategy import Strategy
 
 
@@ -48,6 +49,8 @@ class Started:
     clock: Clock
     resumed_from: int | None
     strategy: Strategy
+    best: dict[str, float] = field(default_factory=dict)
+    """Of each metric the best so far, where a checkpoint was taken up."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,20 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """After a validation."""
+
+    clock: Clock
+    metrics: dict[str, float]
+    """The same on every worker."""
+    best: dict[str, float]
+    """Of each metric the best so far (the lowest loss, the highest of all others)."""
+    scores: Scores | None
+    """On rank 0: what the metrics are of."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Saving:
     """Before a checkpoint is written."""
 
@@ -82,6 +99,10 @@ class CheckpointWritten:
     clock: Clock
     path: Path
     seconds: float
+    last: dict[str, float] = field(default_factory=dict)
+    """Of each metric the last; of the training loss its mean since the checkpoint before."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Of each metric the best."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +112,7 @@ class Ended:
     clock: Clock
 
 
-Event = Started | Stepped | Saving | CheckpointWritten | Ended
+Event = Started | Stepped | Evaluated | Saving | CheckpointWritten | Ended
 
 
 class Hook(Protocol):

@@ -1,4 +1,4 @@
-"""Hooks of every run: progress on the console, numbers and pictures to a tracker."""
+"""Hooks of every run: progress on the console, numbers to a tracker."""
 
 import resource
 import sys
@@ -8,12 +8,9 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from marey.clips.batch import Batch
-from marey.clips.loader import FeedOrder
 from marey.config import Config
-from marey.engine.events import CheckpointWritten, Clock, Ended, Event, Saving, Started, Stepped
+from marey.engine.events import CheckpointWritten, Clock, Ended, Evaluated, Event, Saving, Started, Stepped
 from marey.tracking.base import Tracker
-from marey.tracking.pictures import reconstruction_strip
 
 
 class LogConfig(Config):
@@ -46,6 +43,9 @@ class Progress:
                 _say(f"resumed from the checkpoint of step {event.resumed_from}")
         elif isinstance(event, Stepped) and self._due(event):
             _say(self._line(event))
+        elif isinstance(event, Evaluated):
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+            _say(f"validation at step {event.clock.step}  {shown}  ({event.seconds:.1f} s)")
         elif isinstance(event, CheckpointWritten):
             _say(f"checkpoint {event.path} ({event.seconds:.1f} s)")
         elif isinstance(event, Ended):
@@ -85,44 +85,12 @@ class Tracking:
             return
         if isinstance(event, Stepped) and (event.clock.done or event.clock.step % self.config.metrics_every == 0):
             self.tracker.metrics(event.clock.step, _numbers(event))
+        elif isinstance(event, Evaluated):
+            self.tracker.metrics(event.clock.step, _judgement(event))
         elif isinstance(event, Saving):
             self.tracker.flush()  # a run that resumes from this checkpoint must not miss a step before it
         elif isinstance(event, CheckpointWritten):
             self.tracker.metrics(event.clock.step, {"system/checkpoint_seconds": event.seconds})
-
-
-class Pictures:
-    """Strips of original, masked and reconstructed frames. Every worker runs forward; rank 0 draws.
-
-    The clip is sample 0 of the plan, masked in the same way each time, also after a restart: what changes between
-    two pictures is the model.
-    """
-
-    def __init__(self, tracker: Tracker | None, config: LogConfig, order: FeedOrder) -> None:
-        self.tracker = tracker
-        self.config = config
-        self.order = order
-        self.shown: Batch | None = None
-
-    def on(self, event: Event) -> None:
-        """See `Hook.on`."""
-        if not isinstance(event, Stepped):
-            return
-        clock = event.clock
-        if clock.done or clock.step == 1 or clock.step % self.config.pictures_every == 0:
-            images = event.strategy.forward(self._clip(), "picture").metrics
-            if self.tracker is not None and images:
-                original, masked, reconstructed = (
-                    images[name].cpu().numpy() for name in ("original", "masked", "reconstructed")
-                )
-                strip = reconstruction_strip(original, masked, reconstructed)
-                self.tracker.picture(clock.step, "reconstruction", strip)
-
-    def _clip(self) -> Batch:
-        if self.shown is None:
-            sample = self.order.plan.sample(0)
-            self.shown = self.order.pipeline.batch(self.order.table.read([sample.row]), [sample])
-        return self.shown
 
 
 def _numbers(event: Stepped) -> dict[str, float]:
@@ -136,6 +104,12 @@ def _numbers(event: Stepped) -> dict[str, float]:
         "speed/data_wait_share": event.data_seconds / event.seconds,
         **_memory(),
     }
+
+
+def _judgement(event: Evaluated) -> dict[str, float]:
+    found = {f"validation/{name}": value for name, value in event.metrics.items()}
+    best = {f"best/{name}": event.best[name] for name in found if name in event.best}
+    return found | {name.replace("best/validation/", "best/"): value for name, value in best.items()}
 
 
 def _memory() -> dict[str, float]:

@@ -3,24 +3,35 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import distributed
 
-from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
 from marey.engine import checkpoint
 from marey.engine.checkpoint import CheckpointConfig, Saved
-from marey.engine.events import CheckpointWritten, Clock, Ended, Hook, Saving, Started, Stepped, emit
+from marey.engine.evaluate import Feed, evaluate, per_source
+from marey.engine.events import Clock, Ended, Evaluated, Hook, Saving, Started, Stepped, emit
+from marey.engine.keeper import Keeper
 from marey.engine.optim import Schedule
 from marey.engine.strategy import StepResult, Strategy
 from marey.errors import TrainingError
 
-Feed = Callable[[FeedOrder, int, int, int, int], Iterator[Batch]]
 MOST_IDS = 64  # clip ids in a message
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is evaluated while training, and how often."""
+
+    order: FeedOrder
+    """With an `EvaluationPlan`."""
+    every: int
+    """Steps from one validation to the next; the last step always has one."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class Fit:
     """Where checkpoints go."""
     checkpoint: CheckpointConfig
     total_steps: int
+    validation: Validation | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
     """What a checkpoint should say of where it comes from."""
 
@@ -45,27 +57,43 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
     """
     saved = _restore(job, strategy)
     clock = Clock(saved.step if saved else 0, job.total_steps, job.order.batch, job.order.plan.epoch_length)
-    keeper = _Keeper(job, strategy, saved)
-    emit(hooks, Started(clock, saved.step if saved else None, strategy))
-    batches = job.feed(job.order, clock.step, job.total_steps, strategy.rank, strategy.world)
+    keeper = Keeper(job.directory, job.checkpoint, strategy, saved)
+    emit(hooks, Started(clock, saved.step if saved else None, strategy, keeper.best))
     accumulation = job.order.batch // strategy.world // job.order.micro_batch
-    while not clock.done:
-        began = time.perf_counter()
-        micro_batches = [next(batches) for _ in range(accumulation)]
-        waited = time.perf_counter() - began
-        lr = job.schedule.lr(clock.step)
-        result = strategy.step(micro_batches, lr)
-        _check_finite(job, clock, result)
-        clock = clock.tick()
-        seconds = time.perf_counter() - began
-        waited = max(row[0] for row in strategy.gather([waited]))
-        emit(hooks, Stepped(clock, result.loss, result.metrics, lr, result.grad_norm, seconds, waited, strategy))
-        keeper.seen(result.loss)
-        if clock.done or clock.step % job.checkpoint.every == 0:
-            emit(hooks, Saving(clock))
-            emit(hooks, keeper.save(clock))
+    with closing(job.feed(job.order, clock.step, job.total_steps, strategy.rank, strategy.world)) as batches:
+        while not clock.done:
+            began = time.perf_counter()
+            micro_batches = [next(batches) for _ in range(accumulation)]
+            waited = time.perf_counter() - began
+            lr = job.schedule.lr(clock.step)
+            result = strategy.step(micro_batches, lr)
+            _check_finite(job, clock, result)
+            clock = clock.tick()
+            seconds = time.perf_counter() - began
+            waited = max(row[0] for row in strategy.gather([waited]))
+            emit(hooks, Stepped(clock, result.loss, result.metrics, lr, result.grad_norm, seconds, waited, strategy))
+            keeper.stepped(result.loss)
+            if job.validation is not None and (clock.done or clock.step % job.validation.every == 0):
+                evaluated = _validate(job, strategy, clock, keeper)
+                emit(hooks, evaluated)
+            if clock.done or keeper.due(clock):
+                emit(hooks, Saving(clock))
+                emit(hooks, keeper.save(clock, _facts(job, clock)))
     emit(hooks, Ended(clock))
     return clock
+
+
+def _validate(job: Fit, strategy: Strategy, clock: Clock, keeper: Keeper) -> Evaluated:
+    """Score the validation rows; rank 0 computes the metrics and tells them to the others."""
+    assert job.validation is not None
+    began = time.perf_counter()
+    order = job.validation.order
+    with strategy.averaged():
+        found = evaluate(strategy, order, job.feed)
+    scores = per_source(order.table, found) if found is not None else None
+    metrics = strategy.shared(scores.summary() if scores is not None else {})
+    keeper.evaluated(clock, metrics)
+    return Evaluated(clock, metrics, dict(keeper.best), scores, time.perf_counter() - began)
 
 
 def _restore(job: Fit, strategy: Strategy) -> Saved | None:
@@ -97,49 +125,14 @@ def _check_finite(job: Fit, clock: Clock, result: StepResult) -> None:
     )
 
 
-class _Keeper:
-    """Saves, remembers the best, and deletes what need not be kept."""
-
-    def __init__(self, job: Fit, strategy: Strategy, saved: Saved | None) -> None:
-        self.job = job
-        self.strategy = strategy
-        self.losses: list[float] = []
-        state = saved.state if saved else {}
-        self.best_step: int | None = state.get("best_step")
-        best = state.get("best_loss")
-        self.best_loss: float = math.inf if best is None else best
-
-    def seen(self, loss: float) -> None:
-        """Take note of a step's loss."""
-        self.losses.append(loss)
-
-    def save(self, clock: Clock) -> CheckpointWritten:
-        """Collect the state from all workers and let rank 0 write it; returns when it is committed."""
-        began = time.perf_counter()
-        mean = sum(self.losses) / max(1, len(self.losses))
-        self.losses = []
-        if self.job.checkpoint.keep_best == "loss" and mean < self.best_loss:
-            self.best_step, self.best_loss = clock.step, mean
-        state = self.strategy.state()
-        path = self.job.directory / f"{clock.step:012d}"
-        if self.strategy.rank == 0:
-            checkpoint.save(self.job.directory, state, self._facts(clock, mean))
-            checkpoint.prune(self.job.directory, self.job.checkpoint, self.best_step)
-        if self.strategy.world > 1:
-            distributed.barrier()
-        return CheckpointWritten(clock, path, time.perf_counter() - began)
-
-    def _facts(self, clock: Clock, mean: float) -> dict[str, Any]:
-        plan = self.job.order.plan
-        return {
-            "step": clock.step,
-            "epoch": clock.epoch,
-            "samples": clock.samples,
-            "seed": plan.seed,
-            "batch": clock.batch,
-            "mean_loss": mean,
-            "best_step": self.best_step,
-            "best_loss": self.best_loss if self.best_step is not None else None,
-            "schedule": vars(self.job.schedule),
-            "lineage": json.loads(json.dumps(self.job.lineage, default=str)),
-        }
+def _facts(job: Fit, clock: Clock) -> dict[str, Any]:
+    """What a checkpoint holds beside weights and moments."""
+    return {
+        "step": clock.step,
+        "epoch": clock.epoch,
+        "samples": clock.samples,
+        "seed": job.order.plan.seed,
+        "batch": clock.batch,
+        "schedule": vars(job.schedule),
+        "lineage": json.loads(json.dumps(job.lineage, default=str)),
+    }

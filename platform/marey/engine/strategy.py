@@ -3,8 +3,8 @@
 A strategy knows no recipe: it calls ``recipe(batch, mode=...)``, takes gradients of the loss and steps the optimiser.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -15,11 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from marey.clips.batch import Batch
 from marey.config import Config
-from marey.engine.optim import OptimConfig, adamw, parameter_groups, set_lr
+from marey.engine.ema import Ema
+from marey.engine.optim import MOMENTS, OptimConfig, optimizer, parameter_groups, set_lr
 from marey.nn.block import set_checkpointing
 from marey.recipes.base import Mode, Recipe, Step
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class EngineConfig(Config):
@@ -64,9 +63,13 @@ class TrainState:
 
     weights: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """Parameter name to {"exp_avg": ..., "exp_avg_sq": ...}; empty before the first step."""
+    """Parameter name to the optimiser's own tensors of it (`optim.MOMENTS`); empty before the first step."""
     optimizer_steps: int = 0
     """Steps that Adam's bias correction has counted."""
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    """The moving average of the weights, where there is one."""
+    ema_updates: int = 0
+    """Steps that it has averaged."""
 
 
 class Autocast(nn.Module):
@@ -89,8 +92,11 @@ class Strategy:
 
     name: ClassVar[str]
 
-    def __init__(self, recipe: Recipe, config: EngineConfig, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
         self.recipe = recipe.to(device)
+        self.optim = optim
+        self.moments = MOMENTS[optim.kind]
+        self.ema: Ema | None = None
         self.config = config
         self.device = device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
@@ -113,6 +119,37 @@ class Strategy:
         """Take up ``state``, which every worker holds. Collective, before the first step."""
         raise TypeError(f"{type(self).__name__} does not say how to load")
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, `forward` computes with the moving average of the weights, if there is one. Collective."""
+        if self.ema is None:
+            yield
+            return
+        with self.ema.swapped(self._live()):
+            yield
+
+    def _live(self) -> dict[str, Tensor]:
+        """The tensors that the moving average follows, as this worker holds them: weights and floating buffers."""
+        return {name: tensor.data for name, tensor in self.recipe.state_dict().items() if tensor.is_floating_point()}
+
+    def _start_ema(self) -> None:
+        if self.optim.ema is not None and self.ema is None:
+            self.ema = Ema(self.optim.ema, self._live())
+
+    def _update_ema(self) -> None:
+        if self.ema is not None:
+            self.ema.update(self._live())
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        decay = self.optim.layer_decay
+        groups = parameter_groups(
+            self.recipe,
+            self.optim.weight_decay,
+            self.recipe.no_weight_decay,
+            lambda name: self.recipe.lr_scale(name, decay),
+        )
+        return optimizer(groups, self.optim)
+
     def gather(self, values: Sequence[float]) -> list[list[float]]:
         """Every worker's ``values``, by rank. Collective."""
         if self.world == 1:
@@ -121,6 +158,25 @@ class Strategy:
         everyone = [torch.empty_like(mine) for _ in range(self.world)]
         distributed.all_gather(everyone, mine)
         return [one.tolist() for one in everyone]
+
+    def shared(self, values: dict[str, float]) -> dict[str, float]:
+        """Rank 0's ``values`` on every worker. Collective."""
+        if self.world == 1:
+            return values
+        held: list[Any] = [values]
+        distributed.broadcast_object_list(held, src=0, device=self.device)
+        return held[0]
+
+    def gather_rows(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Every worker's ``keys`` [n] and ``values`` [n, K], equally many each, on the CPU. Collective."""
+        if self.world == 1:
+            return keys.cpu(), values.cpu()
+        whole = []
+        for mine in (keys.to(self.device), values.contiguous()):
+            parts = [torch.empty_like(mine) for _ in range(self.world)]
+            distributed.all_gather(parts, mine)
+            whole.append(torch.cat(parts).cpu())
+        return whole[0], whole[1]
 
     def _result(self, steps: Sequence[Step], grad_norm: float) -> StepResult:
         """Means over the micro-batches, gathered over the workers."""
@@ -138,15 +194,15 @@ class TorchStrategy(Strategy):
     name = "torch"
 
     def __init__(self, recipe: Recipe, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
-        super().__init__(recipe, config, device)
-        self.clip_grad = optim.clip_grad
+        super().__init__(recipe, optim, config, device)
         self.parameters = dict(self.recipe.named_parameters())
         wrapped = Autocast(self.recipe, device, config.precision)
         self.module: nn.Module = wrapped
         if self.world > 1:
             ids = [device.index] if device.type == "cuda" else None
             self.module = DistributedDataParallel(wrapped, device_ids=ids, gradient_as_bucket_view=True)
-        self.optimizer = adamw(parameter_groups(recipe, optim.weight_decay, recipe.no_weight_decay), optim)
+        self.optimizer = self._new_optimizer()
+        self._start_ema()
 
     def step(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
         """See `Strategy.step`; gradients are averaged over the workers once, with the last micro-batch."""
@@ -159,11 +215,12 @@ class TorchStrategy(Strategy):
                 steps.append(step)
         trained = [p for p in self.parameters.values() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        if self.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(trained, self.clip_grad, norm)
+        if self.optim.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(trained, self.optim.clip_grad, norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self._update_ema()
         return self._result(steps, float(norm))
 
     def _accumulating(self, more: bool) -> Any:
@@ -181,18 +238,14 @@ class TorchStrategy(Strategy):
         """See `Strategy.state`; every worker has all of it, rank 0 copies it."""
         if self.rank != 0:
             return TrainState({})
-        moments, count = moments_of(self.optimizer, self.parameters)
-        return TrainState(weights_of(self.recipe), moments, count)
+        moments, count = moments_of(self.optimizer, self.parameters, self.moments)
+        return TrainState(weights_of(self.recipe), moments, count, *copied(self.ema))
 
     def load(self, state: TrainState) -> None:
         """See `Strategy.load`."""
         load_weights(self.recipe, state.weights)
-        for name, moments in state.moments.items():
-            parameter = self.parameters[name]
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(state.optimizer_steps), device=self.device),
-                **{key: moments[key].to(parameter.device, copy=True) for key in MOMENTS},
-            }
+        load_moments(self.optimizer, self.parameters, state, self.moments)
+        load_ema(self.ema, state, self._live())
 
 
 def weights_of(recipe: nn.Module) -> dict[str, Tensor]:
@@ -201,15 +254,45 @@ def weights_of(recipe: nn.Module) -> dict[str, Tensor]:
 
 
 def moments_of(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], keys: tuple[str, ...]
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Adam's moments by parameter name, on the CPU, and the steps it has counted."""
+    """The optimiser's tensors by parameter name, on the CPU, and the steps it has counted."""
     moments, count = {}, 0
     for name, parameter in parameters.items():
         if state := optimizer.state.get(parameter):
-            moments[name] = {key: state[key].detach().cpu().clone() for key in MOMENTS}
-            count = int(state["step"])
+            moments[name] = {key: state[key].detach().cpu().clone() for key in keys}
+            count = int(state.get("step", 0))
     return moments, count
+
+
+def load_moments(
+    optimizer: torch.optim.Optimizer,
+    parameters: dict[str, nn.Parameter],
+    state: TrainState,
+    keys: tuple[str, ...],
+) -> None:
+    """The optimiser's tensors from a state that holds them whole."""
+    for name, moments in state.moments.items():
+        parameter = parameters[name]
+        optimizer.state[parameter] = {key: moments[key].to(parameter.device, copy=True) for key in keys}
+        if "exp_avg" in keys:
+            optimizer.state[parameter]["step"] = torch.tensor(float(state.optimizer_steps), device=parameter.device)
+
+
+def copied(ema: Ema | None) -> tuple[dict[str, Tensor], int]:
+    """Averages on the CPU, and how many steps they are of."""
+    if ema is None:
+        return {}, 0
+    return {name: average.cpu().clone() for name, average in ema.averages.items()}, ema.updates
+
+
+def load_ema(ema: Ema | None, state: TrainState, live: dict[str, Tensor]) -> None:
+    """Go on with the averages of a state; from its weights, ``live``, where it holds none."""
+    if ema is None:
+        return
+    ema.updates = state.ema_updates
+    for name, average in ema.averages.items():
+        average.copy_(state.ema.get(name, live[name]))
 
 
 def load_weights(recipe: nn.Module, weights: dict[str, Tensor]) -> None:

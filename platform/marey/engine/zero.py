@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, distributed, nn
 
 from marey.clips.batch import Batch
-from marey.engine.optim import OptimConfig, adamw, parameter_groups, set_lr
+from marey.engine.optim import OptimConfig, set_lr
 from marey.engine.strategy import (
-    MOMENTS,
     Autocast,
     EngineConfig,
     StepResult,
     Strategy,
     TrainState,
+    copied,
+    load_ema,
+    load_moments,
     load_weights,
     moments_of,
     weights_of,
@@ -37,30 +39,32 @@ class DeepSpeedStrategy(Strategy):
     def __init__(
         self, recipe: Recipe, optim: OptimConfig, config: EngineConfig, device: torch.device, accumulation: int = 1
     ) -> None:
-        super().__init__(recipe, config, device)
+        super().__init__(recipe, optim, config, device)
         self.deepspeed = _import_deepspeed(device)
-        self.optim = optim
         self.accumulation = accumulation
         self.engine: Any = None
 
     def _start(self) -> None:
         """Wrap the recipe; put off until weights are loaded, because stage 3 takes them apart here."""
-        optimizer = adamw(
-            parameter_groups(self.recipe, self.optim.weight_decay, self.recipe.no_weight_decay), self.optim
-        )
         self.engine, *_ = self.deepspeed.initialize(
             model=Autocast(self.recipe, self.device, self.config.precision),
-            optimizer=optimizer,
+            optimizer=self._new_optimizer(),
             config=self._settings(),
             dist_init_required=False,
         )
-        self.parameters = dict(self.recipe.named_parameters())
+        self.parameters: dict[str, Any] = dict(self.recipe.named_parameters())
+        self._start_ema()
 
     def _settings(self) -> dict[str, Any]:
         return {
             "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own arithmetic reads it
             "gradient_accumulation_steps": self.accumulation,
-            "zero_optimization": {"stage": self.config.zero, "overlap_comm": self.device.type == "cuda"},
+            "zero_optimization": {
+                "stage": self.config.zero,
+                "overlap_comm": self.device.type == "cuda",
+                # What stays whole would not see the moving average put in the place of its partition.
+                **({"stage3_param_persistence_threshold": 0} if self.optim.ema is not None else {}),
+            },
             "zero_allow_untested_optimizer": True,
             "gradient_clipping": self.optim.clip_grad or 0.0,
             "steps_per_print": 2**31,
@@ -85,6 +89,7 @@ class DeepSpeedStrategy(Strategy):
         self.engine.step()
         if self.config.zero > 0:
             norm = float(self.engine.get_global_grad_norm())
+        self._update_ema()
         return self._result(steps, norm)
 
     @torch.no_grad()
@@ -102,23 +107,25 @@ class DeepSpeedStrategy(Strategy):
         if self.config.zero == 0:
             if self.rank != 0:
                 return TrainState({})
-            return TrainState(weights_of(self.recipe), *moments_of(self._inner(), self.parameters))
+            moments = moments_of(self._inner(), self.parameters, self.moments)
+            return TrainState(weights_of(self.recipe), *moments, *copied(self.ema))
         return self._collect()
 
     def _collect(self) -> TrainState:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         self._link_moments()
-        started = any("exp_avg" in state for state in self._inner().state.values())
+        started = any(self.moments[0] in state for state in self._inner().state.values())
         state = TrainState({name: buffer.cpu().clone() for name, buffer in self._buffers()})
         for name, parameter in self.parameters.items():
             whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad else _gathered(parameter)
-            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS} if started else {}
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in self.moments} if started else {}
             if self.rank == 0:
                 state.weights[name] = whole.detach().cpu().float().clone()
                 if moments and parameter.requires_grad:
                     state.moments[name] = {key: moment.detach().cpu().clone() for key, moment in moments.items()}
         state.optimizer_steps = self._counted() if started else 0
+        state.ema, state.ema_updates = self._whole_ema()
         return state if self.rank == 0 else TrainState({})
 
     def load(self, state: TrainState) -> None:
@@ -129,26 +136,70 @@ class DeepSpeedStrategy(Strategy):
         """
         load_weights(self.recipe, state.weights)
         self._start()
+        self._load_ema(state)
         if not state.moments:
             return
         if self.config.zero == 0:
-            self._load_plain(state)
+            load_moments(self._inner(), self.parameters, state, self.moments)
             return
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         self._make_moments(state.optimizer_steps)
         self._link_moments()
-        for name, parameter in self.parameters.items():
-            for key in MOMENTS:
-                if name in state.moments:
-                    safe_set_full_optimizer_state(parameter, state.moments[name][key].to(self.device), key)
-
-    def _load_plain(self, state: TrainState) -> None:
-        inner = self._inner()
         for name, moments in state.moments.items():
             parameter = self.parameters[name]
-            step = torch.tensor(float(state.optimizer_steps), device=self.device)
-            inner.state[parameter] = {"step": step, **{key: moments[key].to(self.device, copy=True) for key in MOMENTS}}
+            for key in self.moments:
+                if self.config.zero == 3:
+                    # Setting the whole fails where a parameter does not divide by the number of workers (0.19.8).
+                    safe_set_local_optimizer_state(parameter, self._partition(name, moments[key]), key)
+                else:
+                    safe_set_full_optimizer_state(parameter, moments[key].to(self.device), key)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """See `Strategy.averaged`; stage 3 keeps gathered parameters for a while, and must not take them for others."""
+        if self.ema is not None:
+            self.engine.empty_partition_cache()
+        with super().averaged():
+            yield
+            if self.ema is not None:
+                self.engine.empty_partition_cache()
+
+    def _live(self) -> dict[str, Tensor]:
+        """See `Strategy._live`; in stage 3 a worker holds a partition of each parameter."""
+        if self.config.zero < 3:
+            return super()._live()
+        buffers = {name: buffer.data for name, buffer in self._buffers() if buffer.is_floating_point()}
+        return buffers | {name: parameter.ds_tensor.data for name, parameter in self.parameters.items()}
+
+    def _whole_ema(self) -> tuple[dict[str, Tensor], int]:
+        """Averages of whole tensors: in stage 3 put together from all workers' partitions, which follow each other."""
+        if self.ema is None or self.config.zero < 3:
+            return copied(self.ema)
+        whole, updates = copied(self.ema)
+        for name, parameter in self.parameters.items():
+            mine = self.ema.averages[name]
+            parts = [torch.empty_like(mine) for _ in range(self.world)]
+            distributed.all_gather(parts, mine)
+            whole[name] = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape).cpu()
+        return whole, updates
+
+    def _load_ema(self, state: TrainState) -> None:
+        if self.ema is None or self.config.zero < 3:
+            load_ema(self.ema, state, self._live())
+            return
+        live = self._live()
+        own = {name: self._partition(name, tensor) for name, tensor in state.ema.items()}
+        load_ema(self.ema, TrainState({}, ema=own, ema_updates=state.ema_updates), live)
+
+    def _partition(self, name: str, whole: Tensor) -> Tensor:
+        """What of a whole tensor this worker holds in stage 3: its place in the flat, padded parameter."""
+        if name not in self.parameters:
+            return whole
+        size = self.parameters[name].ds_tensor.numel()
+        flat = torch.zeros(size * self.world, dtype=whole.dtype)
+        flat[: whole.numel()] = whole.flatten()
+        return flat[self.rank * size : (self.rank + 1) * size]
 
     def _make_moments(self, count: int) -> None:
         """Zero moments for every fp32 partition, which is what a first step would begin with."""
@@ -156,8 +207,9 @@ class DeepSpeedStrategy(Strategy):
         stage3 = self.config.zero == 3
         partitions = optimizer.fp32_partitioned_groups_flat if stage3 else optimizer.single_partition_of_fp32_groups
         for partition in partitions:
-            step = torch.tensor(float(count), device=self.device)
-            inner.state[partition] = {"step": step, **{key: torch.zeros_like(partition) for key in MOMENTS}}
+            inner.state[partition] = {key: torch.zeros_like(partition) for key in self.moments}
+            if "exp_avg" in self.moments:
+                inner.state[partition]["step"] = torch.tensor(float(count), device=self.device)
 
     def _link_moments(self) -> None:
         """Let DeepSpeed look for the moments again.
@@ -178,7 +230,7 @@ class DeepSpeedStrategy(Strategy):
         return optimizer
 
     def _counted(self) -> int:
-        return max(int(entry["step"]) for entry in self._inner().state.values() if "step" in entry)
+        return max((int(entry["step"]) for entry in self._inner().state.values() if "step" in entry), default=0)
 
     def _buffers(self) -> Iterator[tuple[str, Tensor]]:
         kept = set(self.recipe.state_dict())

@@ -1,34 +1,84 @@
 """From settings to a running loop: what a worker does, with or without Ray."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 
+from marey.backbones import zoo
 from marey.clips.loader import FeedOrder
 from marey.clips.pipeline import Pipeline
-from marey.clips.plan import Plan
+from marey.clips.plan import EvaluationPlan, Plan
 from marey.clips.table import ClipTable
-from marey.engine import strategy
+from marey.config import to_tree
+from marey.engine import checkpoint, strategy
+from marey.engine.evaluate import Feed
 from marey.engine.events import Clock, Hook
-from marey.engine.hooks import Pictures, Progress, Tracking
-from marey.engine.loop import Feed, Fit, fit
+from marey.engine.hooks import Progress, Tracking
+from marey.engine.loop import Fit, Validation, fit
 from marey.engine.optim import schedule
+from marey.engine.pictures import Reconstructions, ValidationPictures
+from marey.errors import ClipError
 from marey.experiment.training import Training
+from marey.inference.opened import open_weights
+from marey.recipes.base import Recipe
 from marey.tracking.base import Tracker
+
+
+def resolve(training: Training, table: ClipTable) -> Training:
+    """Settings that follow from the table: the head has its number of classes."""
+    if not training.recipe.labelled:
+        return training
+    backbone = training.backbone
+    if backbone.classes is None:
+        training.recipe.build(backbone)  # says why not, and what to choose
+    return training.replace(backbone=to_tree(backbone) | {"num_classes": len(table.class_names())})
 
 
 def feed_order(training: Training, table: ClipTable, world: int) -> FeedOrder:
     """What the run feeds, checked against the table; raises `ClipError` if the table does not fit."""
     backbone = training.backbone
-    pipeline = Pipeline(backbone.frames, backbone.crop, training.clips, training.augment)
-    pipeline.check(table)
-    plan = Plan(len(table), training.seed, training.repeats)
-    return FeedOrder(table, plan, pipeline, training.batch, training.micro_batch(world))
+    rows = table.split(training.split)
+    if training.recipe.labelled:
+        _check_labelled(rows)
+    pipeline = Pipeline(backbone.frames, backbone.crop, training.clips, training.augment, training.validation.views)
+    pipeline.check(rows)
+    plan = Plan(len(rows), training.seed, training.repeats)
+    return FeedOrder(rows, plan, pipeline, training.batch, training.micro_batch(world))
 
 
-def fit_of(training: Training, order: FeedOrder, directory: Path, feed: Feed) -> Fit:
+def total_steps(training: Training, table: ClipTable) -> int:
+    """Optimiser steps of the whole run."""
+    rows = len(table.split(training.split))
+    return Plan(rows, training.seed, training.repeats).num_steps(training.epochs, training.batch)
+
+
+def validation_of(training: Training, table: ClipTable, order: FeedOrder, world: int) -> Validation | None:
+    """What is evaluated while training, if anything."""
+    if training.validation.split is None:
+        return None
+    rows, views = table.split(training.validation.split), training.validation.views
+    _check_labelled(rows)
+    plan = EvaluationPlan(len(rows), temporal=views.temporal, spatial=views.spatial)
+    evaluated = FeedOrder(rows, plan, order.pipeline, world * order.micro_batch, order.micro_batch)
+    every = max(1, round(training.validation.every * order.plan.epoch_length / training.batch))
+    return Validation(evaluated, every)
+
+
+def _check_labelled(rows: ClipTable) -> None:
+    """Every row needs a label; `ClipError` naming some that have none."""
+    pairs = zip(rows.column("label"), rows.column("source_id"), strict=True)
+    bare = [source for label, source in pairs if label is None]
+    if bare:
+        raise ClipError(
+            f"clip table {rows.path}: {len(bare)} of {len(rows)} rows have no label ({', '.join(bare[:3])}); "
+            "name their class in the folder, labels.csv or list that the table is prepared from, or leave them out"
+        )
+
+
+def fit_of(training: Training, table: ClipTable, order: FeedOrder, directory: Path, feed: Feed, world: int) -> Fit:
     """The loop's job."""
     steps = order.plan.num_steps(training.epochs, training.batch)
     return Fit(
@@ -38,30 +88,52 @@ def fit_of(training: Training, order: FeedOrder, directory: Path, feed: Feed) ->
         directory=directory / "checkpoints",
         checkpoint=training.checkpoint,
         total_steps=steps,
-        lineage=lineage(training, order.table),
+        validation=validation_of(training, table, order, world),
+        lineage=lineage(training, table),
     )
 
 
 def lineage(training: Training, table: ClipTable) -> dict[str, Any]:
     """What a checkpoint says of where it comes from."""
-    from marey.config import to_tree
     from marey.experiment.revision import revision
 
-    return {"settings": to_tree(training), "table_fingerprint": table.fingerprint, **revision()}
+    classes = {"classes": table.class_names()} if training.recipe.labelled else {}
+    return {"settings": to_tree(training), "table_fingerprint": table.fingerprint, **classes, **revision()}
 
 
-def train(training: Training, table: ClipTable, directory: Path, feed: Feed, tracker: Tracker | None) -> Clock:
+def train(
+    training: Training,
+    table: ClipTable,
+    directory: Path,
+    feed: Feed,
+    tracker: Tracker | None,
+    more: Sequence[Hook] = (),
+) -> Clock:
     """Run one worker to the end. ``tracker``: rank 0's, None elsewhere. Collective over torch's process group."""
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     world = distributed.get_world_size() if distributed.is_initialized() else 1
     order = feed_order(training, table, world)
     torch.manual_seed(training.seed)  # the same initial weights on every worker
-    recipe = training.recipe.build(training.backbone)
+    recipe = training.recipe.build(training.backbone, training.repeats)
+    if training.init is not None and not checkpoint.steps(directory / "checkpoints"):
+        _start(recipe, training, report=print if rank == 0 else None)
     accumulation = training.batch // world // order.micro_batch
     chosen = strategy.build(recipe, training.optim, training.engine, strategy.device_of(training.engine), accumulation)
+    job = fit_of(training, table, order, directory, feed, world)
     hooks: list[Hook] = [
         Progress(training.log, rank),
         Tracking(tracker, training.log),
-        Pictures(tracker, training.log, order),
+        Reconstructions(tracker, training.log, order),
+        *([ValidationPictures(tracker, job.validation.order, table.class_names())] if job.validation else []),
+        *more,
     ]
-    return fit(fit_of(training, order, directory, feed), chosen, hooks)
+    return fit(job, chosen, hooks)
+
+
+def _start(recipe: Recipe, training: Training, report: Callable[[str], None] | None) -> None:
+    """Begin with the weights of ``training.init``."""
+    assert training.init is not None
+    opened = open_weights(training.init, training.results)
+    fresh = zoo.start_from(recipe.model, opened.weights).missing
+    if report:
+        report(f"init     {opened.path}" + (f"; as initialised: {', '.join(fresh)}" if fresh else ""))

@@ -1,4 +1,4 @@
-"""A run's folder: its name, its settings, whether it may be taken up again, and who holds it."""
+"""A run's (or a sweep's) folder: its name, its settings, whether it may be taken up again, and who holds it."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ from marey.experiment.training import Training
 # Settings with which a run may go on though they differ: they change how it is computed, not what.
 RESUMABLE = (
     "name", "results", "table", "videos", "epochs", "engine.strategy", "engine.zero", "engine.micro_batch",
-    "engine.activation_checkpointing", "engine.device", "checkpoint", "log", "tracking", "fleet",
+    "engine.activation_checkpointing", "engine.device", "checkpoint.", "log.", "tracking.", "fleet.", "validation.",
 )  # fmt: skip
 SETTINGS = "settings.yaml"
 
@@ -48,18 +48,27 @@ def open_run(training: Training, fingerprint: str) -> Run:
     Raises `RunError` if another process holds it, or if a setting differs that may not.
     """
     assert training.name is not None
-    directory = training.results / "runs" / training.name
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = _hold(directory, training.name)
-    path = directory / SETTINGS
     record = {"settings": to_tree(training), "table_fingerprint": fingerprint}
+    return take_up(training.results / "runs" / training.name, record, RESUMABLE)
+
+
+def take_up(directory: Path, record: dict[str, Any], resumable: tuple[str, ...]) -> Run:
+    """Make or take up the run or sweep in ``directory``, and hold it; ``record`` is what it is started with.
+
+    Raises `RunError` if another process holds it, or if something differs whose path does not begin with one of
+    ``resumable``.
+    """
+    name = directory.name
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = _hold(directory, name)
+    path = directory / SETTINGS
     resumed = path.exists()
     if resumed:
-        _check_resumable(training.name, yaml.safe_load(path.read_text()), record)
+        _check_resumable(name, yaml.safe_load(path.read_text()), record, resumable)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(yaml.safe_dump(record, sort_keys=False))
     temporary.rename(path)
-    return Run(training.name, directory, resumed, lock)
+    return Run(name, directory, resumed, lock)
 
 
 def _hold(directory: Path, name: str) -> IO[str]:
@@ -78,20 +87,27 @@ def _hold(directory: Path, name: str) -> IO[str]:
     return lock
 
 
-def _check_resumable(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    old, new = flatten(before["settings"]), flatten(now["settings"])
+def _check_resumable(name: str, before: dict[str, Any], now: dict[str, Any], resumable: tuple[str, ...]) -> None:
+    old, new = _paths(before), _paths(now)
     lines = [
-        f"  {path}: {old.get(path)!r} then, {new.get(path)!r} now"
+        f"  {path}: {_brief(old.get(path))} then, {_brief(new.get(path))} now"
         for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path) and not path.startswith(RESUMABLE)
+        if old.get(path) != new.get(path) and not path.startswith(resumable)
     ]
-    if before["table_fingerprint"] != now["table_fingerprint"]:
-        lines.append(
-            f"  table: fingerprint {before['table_fingerprint'][:12]} then, {now['table_fingerprint'][:12]} now"
-        )
     if lines:
         raise RunError(
             f"name={name}: this run exists and was started with other settings:\n"
             + "\n".join(lines)
             + "\ngive the same settings to take it up again, or another name= for a new run"
         )
+
+
+def _paths(record: dict[str, Any]) -> dict[str, Any]:
+    """Settings under their own paths, whatever else was recorded under its key."""
+    rest = {key: value for key, value in record.items() if key != "settings"}
+    return flatten(record["settings"]) | flatten(rest)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

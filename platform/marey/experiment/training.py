@@ -1,36 +1,36 @@
 """Training a model."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from marey.backbones import zoo
 from marey.backbones.base import BackboneConfig
 from marey.clips.augment import AugmentConfig
-from marey.clips.sample import SamplingConfig
+from marey.clips.sample import SamplingConfig, ViewConfig
 from marey.config import Config
 from marey.engine.checkpoint import CheckpointConfig
 from marey.engine.hooks import LogConfig
 from marey.engine.optim import OptimConfig
 from marey.engine.strategy import EngineConfig
+from marey.errors import ConfigError
+from marey.experiment.fleet import FleetConfig
 from marey.experiment.paths import AbsolutePath, default_results
+from marey.recipes import registry
+from marey.recipes.base import RecipeConfig
 from marey.recipes.masked import MaskedConfig
 from marey.tracking.mlflow import TrackingConfig
 
 
-class FleetConfig(Config):
-    """Workers and what they may use."""
+class ValidationConfig(Config):
+    """What is evaluated while training."""
 
-    workers: int = Field(1, ge=0)
-    """Training workers under Ray; 0: one, in this process, without Ray."""
-    cpus_per_worker: float | None = Field(None, gt=0)
-    """CPUs of each worker; default: the cluster's, shared out."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto: a GPU for each worker if the cluster has enough."""
-    max_failures: int = Field(3, ge=0)
-    """Times that lost workers are started again from the last checkpoint."""
-    storage: Literal["local", "shared"] = "local"
-    """shared: results and table are on a path that all hosts see; needed with more than one host."""
+    split: str | None = None
+    """Split of the table; none: no validation."""
+    every: float = Field(1.0, gt=0)
+    """Epochs from one validation to the next; the end always has one."""
+    views: ViewConfig = ViewConfig()
+    """Clips and crops of each row, whose scores are averaged."""
 
 
 class Training(Config):
@@ -44,6 +44,10 @@ class Training(Config):
     """The clip table to train on (`jobs/prepare_clips.py` makes one)."""
     videos: AbsolutePath | None = None
     """Instead of a table: a folder or list of videos, of which a table with the default settings is made first."""
+    split: str | None = None
+    """Split of the table to train on; none: all rows."""
+    init: str | None = None
+    """Weights to start from: a run's name or folder, a checkpoint, a .safetensors or PyTorch file."""
     epochs: float = Field(800.0, gt=0)
     """Passes over the samples (rows × repeats)."""
     batch: int = Field(256, gt=0)
@@ -58,8 +62,10 @@ class Training(Config):
     """Which frames make a clip."""
     augment: AugmentConfig = AugmentConfig()
     """What is drawn for each sample."""
-    recipe: MaskedConfig = MaskedConfig()
+    recipe: Annotated[SerializeAsAny[RecipeConfig], BeforeValidator(registry.from_setting)] = MaskedConfig()
     """What is learned."""
+    validation: ValidationConfig = ValidationConfig()
+    """What is evaluated while training."""
     optim: OptimConfig = OptimConfig()
     """How the weights are changed."""
     engine: EngineConfig = EngineConfig()
@@ -79,9 +85,23 @@ class Training(Config):
             raise ValueError(f"batch={self.batch} is not a multiple of fleet.workers={self.fleet.workers}")
         if self.table is not None and self.videos is not None:
             raise ValueError("table= and videos= are both given; a run reads one of them")
+        if self.validation.split is not None and not self.recipe.labelled:
+            raise ValueError(f"validation.split={self.validation.split}: recipe {self.recipe.kind!r} has no validation")
+        if self.checkpoint.keep_best == "top1" and self.validation.split is None:
+            raise ValueError("checkpoint.keep_best=top1 needs validation.split=; or keep_best=loss")
         return self
 
     def micro_batch(self, world: int) -> int:
-        """Clips of one forward pass: the largest divisor of a worker's share that is at most engine.micro_batch."""
-        share = self.batch // world
-        return max(size for size in range(1, min(share, self.engine.micro_batch) + 1) if share % size == 0)
+        """Clips of one forward pass: the largest divisor of a worker's share that is at most engine.micro_batch.
+
+        `ConfigError` if the recipe needs neighbouring clips together, and they do not fit.
+        """
+        share, unit = self.batch // world, self.recipe.together(self.repeats)
+        largest = min(share, self.engine.micro_batch)
+        sizes = [size for size in range(unit, largest + 1, unit) if share % size == 0]
+        if not sizes:
+            raise ConfigError(
+                f"recipe.mix pairs clips: it needs passes of a multiple of {unit} clips (2 × repeats={self.repeats}), "
+                f"but a worker has {share} of batch={self.batch} and engine.micro_batch={self.engine.micro_batch}"
+            )
+        return max(sizes)

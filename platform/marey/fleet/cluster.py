@@ -33,8 +33,10 @@ class Cluster:
         return f"{len(self.hosts)} host(s), {self.cpus:g} CPUs ({self.free_cpus:g} free){gpus}"
 
 
-def join() -> None:
+def join(log_to_driver: bool = True) -> None:
     """Connect this process to the cluster of its job, of ``RAY_ADDRESS``, of this host, or to a new one on it.
+
+    ``log_to_driver``: whether what workers print is printed here.
 
     Workers get the sources of the running package with the job: they need its dependencies, not itself.
     """
@@ -42,7 +44,7 @@ def join() -> None:
         return
     package = Path(marey.__file__).parent
     environment = {"py_modules": [str(package)], "env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}
-    ray.init(runtime_env=environment, log_to_driver=True, logging_level=logging.WARNING)
+    ray.init(runtime_env=environment, log_to_driver=log_to_driver, logging_level=logging.WARNING)
 
 
 def describe() -> Cluster:

@@ -5,7 +5,7 @@ order; decoding happens in the trainer's threads (`marey.clips.loader.decoded`),
 object store. The order needs no shuffling of Ray's, and a restart begins at any step.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 
 import pyarrow as pa
@@ -56,7 +56,7 @@ class PlanSource(Datasource):
         return ReadTask(read, BlockMetadata(num_rows=sum(map(len, passes)), size_bytes=None, exec_stats=None))
 
 
-def feed(order: FeedOrder, start: int, stop: int, rank: int, world: int) -> Iterator[Batch]:
+def feed(order: FeedOrder, start: int, stop: int, rank: int, world: int) -> Generator[Batch]:
     """Batches of one worker for steps ``start`` to ``stop`` (exclusive); see `marey.clips.loader.feed`."""
     passes = (distinct_rows(samples) for samples in order.micro_batches(start, stop, rank, world))
     return decoded(order, order.micro_batches(start, stop, rank, world), lambda: _rows(order, passes))

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from marey.errors import ConfigError
-from marey.experiment.training import FleetConfig, Training
+from marey.experiment.fleet import FleetConfig
 from marey.fleet.cluster import Cluster, refuse
 
 SMALLEST_SHARE = 0.25  # of a CPU: below it workers and feed would starve each other
@@ -22,30 +23,31 @@ class Shares:
         return {"CPU": self.cpus, **({"GPU": float(self.gpus)} if self.gpus else {})}
 
 
-def share_out(training: Training, cluster: Cluster) -> Shares:
+def share_out(fleet: FleetConfig, results: Path, cluster: Cluster) -> Shares:
     """Shares for ``fleet.workers`` workers; `ResourceError` with the numbers and the holders if they do not fit."""
-    fleet, workers = training.fleet, training.fleet.workers
+    workers = fleet.workers
     if len(cluster.hosts) > 1 and fleet.storage == "local":
         raise ConfigError(
             f"fleet.storage=local, but the cluster has {len(cluster.hosts)} hosts ({', '.join(cluster.hosts)}): "
-            f"a worker on another host would not see {training.results}; put results and table on a path that all "
+            f"a worker on another host would not see {results}; put results and table on a path that all "
             "hosts share and say fleet.storage=shared"
         )
-    gpus = 1 if _wants_gpu(fleet, cluster) else 0
+    gpus = 1 if wants_gpu(fleet, cluster) else 0
     if gpus and cluster.free_gpus < workers:
         raise refuse(f"fleet.workers={workers} need {workers} GPUs, {cluster.free_gpus:g} are free", cluster)
-    cpus = fleet.cpus_per_worker or _even_share(cluster.free_cpus, workers)
+    cpus = fleet.cpus_per_worker or even_share(cluster.free_cpus, workers)
     if cpus * workers > cluster.free_cpus + 1e-6 or cpus < SMALLEST_SHARE:
         needed = max(cpus, SMALLEST_SHARE) * workers
         raise refuse(f"fleet.workers={workers} need {needed:g} CPUs, {cluster.free_cpus:g} are free", cluster)
     return Shares(cpus, gpus)
 
 
-def _wants_gpu(fleet: FleetConfig, cluster: Cluster) -> bool:
+def wants_gpu(fleet: FleetConfig, cluster: Cluster) -> bool:
+    """Whether each worker gets a GPU."""
     return fleet.device == "gpu" or (fleet.device == "auto" and cluster.gpus >= fleet.workers)
 
 
-def _even_share(free: float, workers: int) -> float:
+def even_share(free: float, workers: int) -> float:
     """Whole CPUs where there are enough, else equal parts of what is free (in hundredths, which Ray adds exactly)."""
     share = free / workers
     return float(math.floor(share)) if share >= 1 else math.floor(share * 100) / 100

@@ -4,17 +4,19 @@ import logging
 import os
 import traceback
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from marey.clips.table import ClipTable
+from marey.engine.events import CheckpointWritten, Evaluated, Event
 from marey.errors import MareyError, TrainingError
 from marey.experiment import assemble
 from marey.experiment.training import Training
-from marey.fleet.cluster import settled
+from marey.fleet.cluster import describe, settled
 from marey.fleet.feed import feed
-from marey.fleet.resources import Shares, share_out
+from marey.fleet.resources import Shares, share_out, wants_gpu
 from marey.fleet.tracker import RemoteTracker
 from marey.tracking.base import Tracker
 
@@ -29,16 +31,32 @@ class Assignment:
     table: ClipTable
     directory: Path
     tracker: Tracker
+    reports: bool = False
+    """Whether numbers are reported to Ray: for a trial of a sweep."""
 
 
 def plan_shares(training: Training) -> tuple[Shares, str]:
     """Each worker's share, and the cluster in words; raises `ResourceError` for what does not fit."""
     cluster = settled()
-    return share_out(training, cluster), str(cluster)
+    return share_out(training.fleet, training.results, cluster), str(cluster)
 
 
-def train(training: Training, table: ClipTable, directory: Path, tracker: RemoteTracker, shares: Shares) -> None:
+def shares_of_trial(training: Training) -> Shares:
+    """What each worker of a trial gets: the sweep has set its CPUs."""
+    return Shares(training.fleet.cpus_per_worker or 1.0, 1 if wants_gpu(training.fleet, describe()) else 0)
+
+
+def train(
+    training: Training,
+    table: ClipTable,
+    directory: Path,
+    tracker: RemoteTracker,
+    shares: Shares,
+    callbacks: Sequence[Any] = (),
+) -> None:
     """Run ``fleet.workers`` workers to the end, started again up to ``fleet.max_failures`` times.
+
+    ``callbacks``: of Ray Train, to whom the workers then report their numbers (a sweep's).
 
     Raises `TrainingError` for a loss that is not finite, `WorkerFailure` for any other error of a worker.
     """
@@ -48,7 +66,7 @@ def train(training: Training, table: ClipTable, directory: Path, tracker: Remote
 
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"assignment": Assignment(training, table, directory, tracker)},
+        train_loop_config={"assignment": Assignment(training, table, directory, tracker, bool(callbacks))},
         torch_config=TorchConfig(backend="nccl" if shares.gpus else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=training.fleet.workers, use_gpu=shares.gpus > 0, resources_per_worker=shares.for_ray()
@@ -59,6 +77,7 @@ def train(training: Training, table: ClipTable, directory: Path, tracker: Remote
             storage_path=str(directory / "ray"),
             # Its account of a failure is cut short, and comes again with every attempt; ours comes once, whole, last.
             logging_config=LoggingConfig(log_level="CRITICAL"),
+            callbacks=list(callbacks),
             failure_config=FailureConfig(max_failures=training.fleet.max_failures, controller_failure_limit=3),
         ),
     )
@@ -72,6 +91,40 @@ def train(training: Training, table: ClipTable, directory: Path, tracker: Remote
         raise TrainingError(stopped)
 
 
+class Reports:
+    """A hook that tells a sweep each validation, or each checkpoint of a training without one."""
+
+    def __init__(self) -> None:
+        self.validates = False
+
+    def on(self, event: Event) -> None:
+        """See `Hook.on`."""
+        from ray import train
+
+        if isinstance(event, Evaluated):
+            self.validates = True
+            train.report(report_of(event.clock.step, event.clock.total_steps, event.metrics, event.best))
+        elif isinstance(event, CheckpointWritten) and not self.validates:
+            train.report(report_of(event.clock.step, event.clock.total_steps, event.last, event.best))
+
+
+def report_of(step: int, total: int, last: Mapping[str, float], best: Mapping[str, float]) -> dict[str, float]:
+    """What a sweep is told: metrics by their bare names, the best so far as ``best_<name>``, and how far it is."""
+    return {
+        **_bare(last),
+        **{f"best_{name}": value for name, value in _bare(best).items()},
+        "step": float(step),
+        "progress": step / total,
+    }
+
+
+def _bare(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Without their prefix; of a training's and a validation's loss the validation's."""
+    prefix = "validation/"
+    trained = {name: value for name, value in numbers.items() if not name.startswith(prefix)}
+    return trained | {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
+
+
 def _work(config: dict[str, Any]) -> str | None:
     """A worker. A loss that is not finite, on which all workers agree, is returned: trying again would not help."""
     from ray.train import get_context
@@ -80,7 +133,8 @@ def _work(config: dict[str, Any]) -> str | None:
     job: Assignment = config["assignment"]
     rank = get_context().get_world_rank()
     try:
-        assemble.train(job.training, job.table, job.directory, feed, job.tracker if rank == 0 else None)
+        reports = [Reports()] if job.reports else []
+        assemble.train(job.training, job.table, job.directory, feed, job.tracker if rank == 0 else None, reports)
     except TrainingError as error:
         return str(error)
     except Exception as error:

@@ -7,9 +7,6 @@ Every step is a command that is printed before it runs. Further words go to the 
 
 import importlib.metadata
 import os
-import re
-import shlex
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -19,16 +16,9 @@ from marey.config import read_yaml
 from marey.errors import MareyError
 from marey.experiment.run import fresh_name
 from marey.launch.local_cluster import LocalCluster
+from marey.launch.submit import ROOT, submit
 
 STEPS = 700
-ROOT = Path(__file__).resolve().parents[3]
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_WORKER = re.compile(r"^\((?:\w+) pid=\d+(?:, ip=[\d.]+)?\) ")
-# What Ray tells of its own doings; everything stays in the job's log.
-_NOISE = re.compile(
-    r"^\d{4}-\d\d-\d\d |TrainController|Execution plan|Starting execution|execution finished|"
-    r"Setting up process group|^Progress bars disabled|^Running entrypoint|repeated \d+x"
-)
 
 
 def main(words: list[str]) -> int:
@@ -47,10 +37,10 @@ def run(cluster: LocalCluster, videos: Path, results: Path, words: list[str]) ->
     table, name = results / "tables" / "demo", fresh_name("demo")
     places = [f"table={table}", f"results={results}"]
     prepare = ["jobs/prepare_clips.py", f"videos={videos}", *places]
-    if code := _submit(cluster, prepare):
+    if code := submit(cluster, prepare):
         return code
     settings = [*places, f"name={name}", *_enough_epochs(table), *words]
-    return _submit(cluster, ["jobs/pretrain_videomae.py", "@jobs/laptop.yaml", *settings])
+    return submit(cluster, ["jobs/pretrain_videomae.py", "@jobs/laptop.yaml", *settings])
 
 
 def _enough_epochs(table: Path) -> list[str]:
@@ -74,36 +64,6 @@ def _packaged_videos(results: Path) -> Path:
             link.unlink(missing_ok=True)
             link.symlink_to(Path(str(file.locate())).resolve())
     return folder
-
-
-def _submit(cluster: LocalCluster, words: list[str]) -> int:
-    """Submit a job and follow it to its end; Ctrl-C stops the job too, not only this client."""
-    submission = fresh_name("job")
-    command = ["ray", "job", "submit", "--submission-id", submission, "--working-dir", ".", "--", "python", *words]
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    client = subprocess.Popen(
-        command, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        _follow(client)
-        return client.wait()
-    except BaseException:
-        print(f"\nstopping {submission} ...", flush=True)
-        subprocess.run(
-            ["ray", "job", "stop", submission], env=cluster.environment, check=False, timeout=60, capture_output=True
-        )
-        client.terminate()
-        raise
-
-
-def _follow(client: "subprocess.Popen[str]") -> None:
-    assert client.stdout is not None
-    for line in client.stdout:
-        text = _ANSI.sub("", line.rstrip())
-        said = _WORKER.sub("", text)
-        if said and not _NOISE.search(text) and not _NOISE.search(said):
-            print(said, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from rich.table import Table
 from marey.config import Config, settings
 
 
-def show_help(job: Config, script: str, text: str) -> None:
+def show_help(job: Config, script: str, text: str, sweep: Config | None = None) -> None:
     """Print the job's own text and the table of its settings."""
     console = Console(soft_wrap=False)
     console.print(text.strip(), highlight=False, markup=False)
@@ -16,7 +16,8 @@ def show_help(job: Config, script: str, text: str) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("setting", "type", "here", "meaning"):
         table.add_column(title, overflow="fold", no_wrap=False)
-    for line in settings(type(job), job):
+    lines = settings(type(job), job) + (settings(type(sweep), sweep, "sweep.") if sweep is not None else [])
+    for line in lines:
         table.add_row(line.path, line.type, _shown(line.default), line.meaning.split("\n")[0])
     console.print(table, markup=False)
 

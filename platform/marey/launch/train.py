@@ -15,11 +15,8 @@ from marey.experiment import Preparation, Training, assemble
 from marey.experiment.revision import revision
 from marey.experiment.run import Run, fresh_name, open_run
 from marey.launch import prepare, signals
-from marey.tracking.base import RunDescription, Tracker, Trackers
-from marey.tracking.delivery import read_place
-from marey.tracking.jsonl import JsonlTracker
-from marey.tracking.links import run_url, ui_command
-from marey.tracking.mlflow import MlflowTracker
+from marey.launch.records import say_results, trackers
+from marey.tracking.base import RunDescription, Tracker
 
 
 def run(training: Training, words: list[str], script: str) -> None:
@@ -30,9 +27,9 @@ def run(training: Training, words: list[str], script: str) -> None:
 
         cluster.join()
         signals.install()
-    table = _table(training)
+    table = table_of(training)
     job = script.removesuffix(".py")
-    training = training.replace(name=training.name or fresh_name(job))
+    training = assemble.resolve(training, table).replace(name=training.name or fresh_name(job))
     order = assemble.feed_order(training, table, max(1, training.fleet.workers))
     steps = order.plan.num_steps(training.epochs, training.batch)
     opened = open_run(training, table.fingerprint)
@@ -41,11 +38,12 @@ def run(training: Training, words: list[str], script: str) -> None:
         if _finished(opened, steps):
             return
         (_with_ray if fleet else _alone)(training, table, opened, job)
+        _say_results(opened.directory)
     finally:
         opened.close()
 
 
-def _table(training: Training) -> ClipTable:
+def table_of(training: Training) -> ClipTable:
     """The table to train on, made first where only videos are given."""
     if training.table is not None:
         return open_table(training.table)
@@ -68,38 +66,21 @@ def _with_ray(training: Training, table: ClipTable, opened: Run, job: str) -> No
 
     shares, cluster = fleet_train.plan_shares(training)
     print(f"workers  {training.fleet.workers} × {shares.for_ray()} on {cluster}", flush=True)
-    tracker = RemoteTracker(_trackers(training))
-    with _tracked(tracker, training, table, opened, job, cluster):
+    tracker = RemoteTracker(trackers(training.tracking, training.results))
+    with tracked(tracker, description(training, table, opened.directory, job, cluster)):
         fleet_train.train(training, table, opened.directory, tracker, shares)
 
 
 def _alone(training: Training, table: ClipTable, opened: Run, job: str) -> None:
-    tracker = _trackers(training)
-    with _tracked(tracker, training, table, opened, job, "one process"):
+    tracker = trackers(training.tracking, training.results)
+    with tracked(tracker, description(training, table, opened.directory, job, "one process")):
         assemble.train(training, table, opened.directory, loader.feed, tracker)
 
 
-def _trackers(training: Training) -> Trackers:
-    """The store is looked up here: the tracker may run in a process that does not have this one's environment."""
-    uri = training.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return Trackers(JsonlTracker(), MlflowTracker(training.tracking.replace(uri=uri), training.results))
-
-
 @contextmanager
-def _tracked(
-    tracker: Tracker, training: Training, table: ClipTable, opened: Run, job: str, cluster: str
-) -> Iterator[None]:
+def tracked(tracker: Tracker, run: RunDescription) -> Iterator[None]:
     """Start the tracker, and end it with the truth."""
-    tags = {
-        "job": job,
-        "backbone": training.backbone.name,
-        "recipe": training.recipe.kind,
-        "table_fingerprint": table.fingerprint,
-        "table_rows": str(len(table)),
-        "cluster": cluster,
-        **revision(),
-    }
-    tracker.start(RunDescription(opened.name, opened.directory, flatten(training), tags))
+    tracker.start(run)
     try:
         yield
     except Exception as error:
@@ -109,7 +90,20 @@ def _tracked(
         tracker.end("killed", type(error).__name__)
         raise
     tracker.end("finished")
-    _say_results(opened.directory)
+
+
+def description(training: Training, table: ClipTable, directory: Path, job: str, cluster: str) -> RunDescription:
+    """What trackers are told of a training."""
+    tags = {
+        "job": job,
+        "backbone": training.backbone.name,
+        "recipe": training.recipe.kind,
+        "table_fingerprint": table.fingerprint,
+        "table_rows": str(len(table)),
+        "cluster": cluster,
+        **revision(),
+    }
+    return RunDescription(str(training.name), directory, flatten(training), tags)
 
 
 def _say_plan(
@@ -145,14 +139,14 @@ def _finished(opened: Run, steps: int) -> bool:
 def _say_results(directory: Path) -> None:
     """Where everything is, and how to look at it."""
     saved = checkpoint.steps(directory / "checkpoints")
-    pictures = sorted(directory.glob("pictures/*/*.png"))
-    place, link = read_place(directory), run_url(directory)
-    lines = [
-        ("results", directory),
-        ("checkpoint", saved[-1] if saved else None),
-        ("picture", pictures[-1] if pictures else None),
-        ("mlflow run", place.run_id if place else None),
-        ("to look", ui_command(place.uri) if place else None),
-        ("then open", link),
-    ]
-    print("\n" + "\n".join(f"{name:<11} {text}" for name, text in lines if text is not None), flush=True)
+    best = checkpoint.best(directory / "checkpoints")
+    pictures = sorted(directory.glob("pictures/*/*.png"), key=lambda path: path.name)
+    say_results(
+        [
+            ("results", directory),
+            ("checkpoint", saved[-1] if saved else None),
+            ("best", best if best not in saved[-1:] else None),
+            ("picture", pictures[-1] if pictures else None),
+        ],
+        directory,
+    )

@@ -1,0 +1,22 @@
+"""On what a verb runs."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from marey.config import Config
+
+
+class FleetConfig(Config):
+    """Workers and what they may use."""
+
+    workers: int = Field(1, ge=0)
+    """Workers under Ray; 0: one, in this process, without Ray."""
+    cpus_per_worker: float | None = Field(None, gt=0)
+    """CPUs of each worker; default: the cluster's, shared out."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: a GPU for each worker if the cluster has enough."""
+    max_failures: int = Field(3, ge=0)
+    """Times that lost workers are started again from the last checkpoint."""
+    storage: Literal["local", "shared"] = "local"
+    """shared: results and table are on a path that all hosts see; needed with more than one host."""
