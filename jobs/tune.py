@@ -15,9 +15,8 @@ A trial is a whole training with all its workers. As many run at a time as the c
 killed goes on with sweep.name=. The best trial's settings end in a file: jobs/finetune.py @best.yaml.
 """
 
-from finetune import training
-
 import source_root  # noqa: F401
+from finetune import training
 from marey.experiment import Sweep
 from marey.launch import launch
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from marey.config import override
+from marey.launch.tune import read_words
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -44,7 +45,11 @@ def test_a_command_has_settings_that_its_job_takes(command: str, monkeypatch: py
     if "--help" in words or "bench" in script:
         assert (ROOT / script).exists()
         return
-    job = next(v for k, v in runpy.run_path(script).items() if k in ("training", "preparation"))
+    made = runpy.run_path(script)
+    if "sweep" in made:
+        read_words(made["training"], made["search"], made["sweep"], [word for word in words if word[0] != "@"])
+        return
+    job = next(made[verb] for verb in ("training", "preparation", "evaluation", "prediction") if verb in made)
     override(job, words)
 
 

@@ -13,7 +13,7 @@ from marey.engine.loop import fit
 from marey.engine.strategy import TorchStrategy
 from marey.errors import TrainingError
 from marey.experiment import Training, assemble
-from marey.recipes.base import Step
+from marey.recipes.base import Recipe, Step
 
 TINY = {"frames": 8, "crop": 32, "depth": 1, "width": 48, "decoder_width": 48, "decoder_depth": 1, "drop_path": 0.2}
 
@@ -52,7 +52,7 @@ def training() -> Training:
 def run(training, table, directory, steps: int | None = None, recipe=None):
     """Train to ``steps`` (default: all); the diary, and the strategy with its weights."""
     order = assemble.feed_order(training, table, world=1)
-    job = assemble.fit_of(training, order, directory, loader.feed)
+    job = assemble.fit_of(training, table, order, directory, loader.feed, world=1)
     torch.manual_seed(training.seed)
     strategy = TorchStrategy(
         recipe or training.recipe.build(training.backbone), training.optim, training.engine, torch.device("cpu")
@@ -87,13 +87,12 @@ def test_more_epochs_go_on_from_the_last_step(training, table, tmp_path):
     assert min(longer.losses()) == max(first.losses()) + 1
 
 
-class Poisoned(torch.nn.Module):
+class Poisoned(Recipe):
     """A recipe whose loss becomes NaN at one step."""
-
-    no_weight_decay = frozenset()
 
     def __init__(self, at: int) -> None:
         super().__init__()
+        self.model = torch.nn.Identity()
         self.weight, self.at, self.count = torch.nn.Parameter(torch.ones(1)), at, 0
 
     def forward(self, batch, mode="train") -> Step:
@@ -141,7 +140,7 @@ def test_the_best_is_kept_beside_the_last(training, table, tmp_path):
 def test_the_rate_of_each_step_is_the_schedules(training, table, tmp_path):
     diary, strategy = run(training, table, tmp_path)
     order = assemble.feed_order(training, table, world=1)
-    plan = assemble.fit_of(training, order, tmp_path, loader.feed).schedule
+    plan = assemble.fit_of(training, table, order, tmp_path, loader.feed, world=1).schedule
     rates = [event.lr for event in diary.events if isinstance(event, Stepped)]
     assert rates == [plan.lr(step) for step in range(len(rates))]
     assert {group["lr"] for group in strategy.optimizer.param_groups} == {rates[-1]}

@@ -31,7 +31,7 @@ def test_resumable_settings_may_differ(training, change):
 
 def test_the_clip_table_must_be_the_same(training):
     open_run(training, "print").close()
-    with pytest.raises(RunError, match="table: fingerprint"):
+    with pytest.raises(RunError, match="table_fingerprint"):
         open_run(training, "another")
 
 

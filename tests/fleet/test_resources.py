@@ -1,16 +1,17 @@
 """Shares are derived from the cluster; what would wait for ever is refused with the numbers."""
 
+from pathlib import Path
+
 import pytest
 
 from marey.errors import ConfigError, ResourceError
-from marey.experiment import FleetConfig, Training
-from marey.fleet import cluster
+from marey.experiment import FleetConfig
+from marey.fleet import cluster, resources
 from marey.fleet.cluster import Cluster
-from marey.fleet.resources import share_out
 
 
-def training(**fleet) -> Training:
-    return Training(backbone="videomae_v2_tiny_pretrain", batch=24, fleet=FleetConfig(**fleet))
+def share_out(found: Cluster, **fleet) -> resources.Shares:
+    return resources.share_out(FleetConfig(**fleet), Path("/results"), found)
 
 
 def host(cpus: float, gpus: float = 0, free: float | None = None, hosts: tuple[str, ...] = ("one",)) -> Cluster:
@@ -27,28 +28,28 @@ def _holders(request, monkeypatch):
     ("cpus", "workers", "share"), [(2, 1, 2.0), (2, 2, 1.0), (2, 4, 0.5), (3, 2, 1.0), (2, 3, 0.66), (16, 4, 4.0)]
 )
 def test_cpus_are_shared_out(cpus, workers, share):
-    assert share_out(training(workers=workers), host(cpus)).cpus == share
+    assert share_out(host(cpus), workers=workers).cpus == share
 
 
 def test_each_worker_gets_a_gpu_where_there_are_enough():
-    shares = share_out(training(workers=2), host(8, gpus=2))
+    shares = share_out(host(8, gpus=2), workers=2)
     assert shares.for_ray() == {"CPU": 4.0, "GPU": 1.0}
 
 
 def test_too_few_gpus_are_refused():
     with pytest.raises(ResourceError, match="need 4 GPUs, 2 are free"):
-        share_out(training(workers=4, device="gpu"), host(8, gpus=2))
+        share_out(host(8, gpus=2), workers=4, device="gpu")
 
 
 def test_what_others_hold_is_refused_and_they_are_named():
     with pytest.raises(ResourceError, match=r"need 2 CPUs, 0 are free(.|\n)*Greedy"):
-        share_out(training(workers=2, cpus_per_worker=1), host(2, free=0))
+        share_out(host(2, free=0), workers=2, cpus_per_worker=1)
 
 
 def test_local_storage_on_two_hosts_is_refused():
     with pytest.raises(ConfigError, match=r"fleet\.storage=shared"):
-        share_out(training(workers=2), host(4, hosts=("one", "two")))
-    assert share_out(training(workers=2, storage="shared"), host(4, hosts=("one", "two"))).cpus == 2
+        share_out(host(4, hosts=("one", "two")), workers=2)
+    assert share_out(host(4, hosts=("one", "two")), workers=2, storage="shared").cpus == 2
 
 
 @pytest.mark.slow
@@ -62,6 +63,6 @@ def test_who_holds_a_real_clusters_cpus_is_told(ray_cluster):
     holder = ray.remote(num_cpus=2)(Greedy).remote()
     assert ray.get(holder.here.remote())
     with pytest.raises(ResourceError, match=r"need 0.25 CPUs, 0 are free(.|\n)*Greedy"):
-        share_out(training(workers=1), cluster.settled(seconds=0))
+        share_out(cluster.settled(seconds=0), workers=1)
     ray.kill(holder)
     assert cluster.settled().free_cpus == 2

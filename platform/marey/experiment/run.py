@@ -18,7 +18,7 @@ from marey.experiment.training import Training
 # Settings with which a run may go on though they differ: they change how it is computed, not what.
 RESUMABLE = (
     "name", "results", "table", "videos", "epochs", "engine.strategy", "engine.zero", "engine.micro_batch",
-    "engine.activation_checkpointing", "engine.device", "checkpoint.", "log.", "tracking.", "fleet.", "validation.",
+    "engine.activation_checkpointing", "engine.device", "checkpoint", "log", "tracking", "fleet", "validation",
 )  # fmt: skip
 SETTINGS = "settings.yaml"
 
@@ -55,8 +55,7 @@ def open_run(training: Training, fingerprint: str) -> Run:
 def take_up(directory: Path, record: dict[str, Any], resumable: tuple[str, ...]) -> Run:
     """Make or take up the run or sweep in ``directory``, and hold it; ``record`` is what it is started with.
 
-    Raises `RunError` if another process holds it, or if something differs whose path does not begin with one of
-    ``resumable``.
+    Raises `RunError` if another process holds it, or if something differs that is not among ``resumable``.
     """
     name = directory.name
     directory.mkdir(parents=True, exist_ok=True)
@@ -92,7 +91,7 @@ def _check_resumable(name: str, before: dict[str, Any], now: dict[str, Any], res
     lines = [
         f"  {path}: {_brief(old.get(path))} then, {_brief(new.get(path))} now"
         for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path) and not path.startswith(resumable)
+        if old.get(path) != new.get(path) and not _among(path, resumable)
     ]
     if lines:
         raise RunError(
@@ -100,6 +99,11 @@ def _check_resumable(name: str, before: dict[str, Any], now: dict[str, Any], res
             + "\n".join(lines)
             + "\ngive the same settings to take it up again, or another name= for a new run"
         )
+
+
+def _among(path: str, resumable: tuple[str, ...]) -> bool:
+    """Whether ``path`` is one of ``resumable`` or below one."""
+    return any(path == one or path.startswith(f"{one}.") for one in resumable)
 
 
 def _paths(record: dict[str, Any]) -> dict[str, Any]:

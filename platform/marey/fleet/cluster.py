@@ -72,6 +72,8 @@ def holders() -> list[str]:
     """Who holds CPUs or GPUs, one line each, as far as the cluster's state service tells."""
     from ray.util import state
 
+    if not ray.is_initialized():
+        return []
     try:
         here = ray.get_runtime_context().gcs_address  # otherwise it looks for clusters by itself, and may find two
         actors = state.list_actors(

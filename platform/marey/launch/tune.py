@@ -31,9 +31,9 @@ RESUMABLE = (
     "sweep.trials",
     "sweep.concurrent",
     "sweep.name",
-    "fleet.",
-    "log.",
-    "tracking.",
+    "fleet",
+    "log",
+    "tracking",
     "results",
     "table",
     "videos",
@@ -54,7 +54,7 @@ class TrialOrder:
 
 def run(training: Training, search: Mapping[str, Any], sweep: Sweep, words: list[str]) -> None:
     """Search; raises what went wrong with the sweep as a whole. Failed trials are told at the end."""
-    training, search, sweep = _settings(training, search, sweep, words)
+    training, search, sweep = read_words(training, search, sweep, words)
     space = read_space(search, training)
     from marey.fleet import cluster, tune
 
@@ -90,7 +90,7 @@ def run(training: Training, search: Mapping[str, Any], sweep: Sweep, words: list
         opened.close()
 
 
-def _settings(
+def read_words(
     training: Training, search: Mapping[str, Any], sweep: Sweep, words: list[str]
 ) -> tuple[Training, Mapping[str, Any], Sweep]:
     """Words sorted by what they are about: ``sweep.``, ``search.``, everything else the training's."""
