@@ -16,12 +16,14 @@ from marey.errors import ConfigError
 
 FAMILIES: tuple[ModuleType, ...] = (videomae, hiera, hiera_pretrain, resnet3d)
 
-VARIANTS: dict[str, BackboneConfig] = {
-    name: config.model_copy(update={"name": name}) for family in FAMILIES for name, config in family.VARIANTS.items()
-}
-_FAMILY_OF: dict[type[BackboneConfig], ModuleType] = {
-    type(config): family for family in FAMILIES for config in family.VARIANTS.values()
-}
+
+def variants() -> dict[str, BackboneConfig]:
+    """Every family's variants, each with its name."""
+    found = {name: config for family in FAMILIES for name, config in family.VARIANTS.items()}
+    return {name: config.model_copy(update={"name": name}) for name, config in found.items()}
+
+
+VARIANTS: dict[str, BackboneConfig] = variants()
 
 
 def find(name: str) -> BackboneConfig:
@@ -88,7 +90,7 @@ def start_from(model: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport:
 def family_of(model: nn.Module) -> ModuleType:
     """The module of the model's family; `ConfigError` for a model that is not of `create_model`."""
     config = getattr(model, "config", None)
-    family = _FAMILY_OF.get(type(config)) if isinstance(config, BackboneConfig) else None
-    if family is None:
-        raise ConfigError(f"{type(model).__name__} is not a model of create_model: its family is not known")
-    return family
+    for family in FAMILIES:
+        if any(type(config) is type(variant) for variant in family.VARIANTS.values()):
+            return family
+    raise ConfigError(f"{type(model).__name__} is not a model of create_model: its family is not known")
