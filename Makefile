@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := PYTHONPATH=platform
 
-.PHONY: help env demo test check lint soak clean
+.PHONY: help env demo learn test check lint soak clean
 
 help:
 	@echo "make demo   train on real videos and show the result (VIDEOS=DIR for your own); about 8 minutes"
+	@echo "make learn  prepare, pre-train, fine-tune, evaluate small models (DATA=DIR, SEED=n); under an hour"
 	@echo "make check  lint, types and the fast tests; under 5 minutes"
 	@echo "make test   everything that gates; under 30 minutes"
 	@echo "make soak   the long figures"
@@ -27,6 +28,9 @@ env: .venv/installed
 demo: env
 	@$(SOURCES) $(BIN)/python -m marey.launch.demo $(if $(VIDEOS),videos="$(VIDEOS)")
 
+learn: env
+	@$(SOURCES) $(BIN)/python -m marey.launch.learn $(if $(DATA),data="$(DATA)") $(if $(SEED),seed=$(SEED))
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,7 +47,7 @@ soak: env
 	@$(BIN)/python -m pytest -m soak || { [ $$? -eq 5 ] && echo "there are no long figures yet"; }
 
 clean:
-	@for made in .venv .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache; do \
+	@for made in .venv .demo .learn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache; do \
 		if [ -e $$made ]; then echo "removing $$made ($$(du -sh $$made | cut -f1))"; rm -rf $$made; fi; \
 	done
 	@find platform jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,8 +16,9 @@ set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: sbatch clusters/slurm.sh jobs/JOB.py [path=value ...]" >&2; exit 2; }
 : "${SLURM_JOB_ID:?this script is for sbatch}"
 
-port="${MAREY_RAY_PORT:-$((20000 + SLURM_JOB_ID % 10000))}"
-dashboard=$((port + 10000))
+# Above the ports of Ray's workers (10002 to 19999), below those that the kernel hands out.
+port="${MAREY_RAY_PORT:-$((20000 + SLURM_JOB_ID % 5000))}"
+dashboard=$((port + 5000))
 export PATH="${MAREY_ENV:-$PWD/.venv}/bin:$PATH"
 export RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=60
 

@@ -100,12 +100,14 @@ def test_the_jobs_words_on_kubernetes_are_settings(monkeypatch):
     override(runpy.run_path(str(ROOT / script.removeprefix("/marey/")))["training"], words)
 
 
-# Two "nodes" on one machine: a shim drops Slurm's options, and each node has one CPU.
+# Two "nodes" on one machine: a shim drops Slurm's options; each node has one CPU and a temporary folder of its own,
+# because nodes that share one delete each other's copies of the repository.
 SRUN = """
+SMALL="--num-cpus=1 --object-store-memory=100000000 --dashboard-agent-listen-port=0"
 while [ "${1#--}" != "$1" ]; do shift; done
 case "$*" in
-    *" --head "*) exec "$@" --num-cpus=1 --object-store-memory=100000000 --temp-dir="$MAREY_TEST_TEMP";;
-    *"ray start"*) exec "$@" --num-cpus=1 --object-store-memory=100000000;;
+    *" --head "*) exec "$@" $SMALL --temp-dir="$MAREY_TEST_TEMP" --ray-client-server-port=30777;;
+    *"ray start"*) exec "$@" $SMALL --temp-dir="$MAREY_TEST_TEMP-two";;
     *) echo 127.0.0.1;;
 esac
 """
@@ -113,10 +115,10 @@ SHIMS = {"scontrol": 'echo "$3" | tr , "\\n"', "srun": SRUN}
 
 
 def free_port() -> int:
-    """A port below 20000 whose partner 10000 above, for the dashboard, is free as well."""
-    for port in range(17300, 19900):
+    """A port whose partner 5000 above, for the dashboard, is free as well."""
+    for port in range(23000, 25000):
         with socket.socket() as one, socket.socket() as other:
-            if one.connect_ex(("127.0.0.1", port)) and other.connect_ex(("127.0.0.1", port + 10000)):
+            if one.connect_ex(("127.0.0.1", port)) and other.connect_ex(("127.0.0.1", port + 5000)):
                 return port
     raise AssertionError("no free ports")
 
@@ -146,7 +148,8 @@ def test_the_script_for_slurm_trains_on_two_nodes_and_leaves_nothing_behind(tabl
         )  # fmt: skip
     finally:
         subprocess.run(["pkill", "-f", str(temporary)], check=False)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (temporary, temporary.with_name(f"{temporary.name}-two")):
+            shutil.rmtree(folder, ignore_errors=True)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     # Each node has one CPU: a worker that takes a whole one shares its node with no other.
     assert "workers  2 × {'CPU': 1.0} on 1 host(s), 2 CPUs" in ended.stdout
