@@ -12,6 +12,9 @@ from marey.config import override, to_yaml
 from marey.errors import ConfigError, MareyError
 from marey.experiment import FleetConfig, Prediction
 from marey.experiment.comparison import compare as read_comparison
+from marey.experiment.comparison import find_run
+from marey.tracking.delivery import read_place
+from marey.tracking.links import compare_url, ui_command
 
 app = typer.Typer(help="Video action recognition on Ray.", no_args_is_help=True, add_completion=False)
 
@@ -60,7 +63,8 @@ def predict(
 def compare(words: Annotated[list[str], typer.Argument(help="Names or folders of runs; results=DIR.")]) -> None:
     """Show runs side by side: the settings in which they differ, and their metrics, last and best."""
     settings, runs = _sorted(words)
-    found = read_comparison(runs, override(Prediction(), settings).results)
+    results = override(Prediction(), settings).results
+    found = read_comparison(runs, results)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("", *found.runs):
         table.add_column(title, overflow="fold")
@@ -70,6 +74,10 @@ def compare(words: Annotated[list[str], typer.Argument(help="Names or folders of
     for name, pairs in found.metrics.items():
         table.add_row(name, *("-" if one is None else f"{one[0]:.4f} (best {one[1]:.4f})" for one in pairs))
     Console().print(table)
+    folders = [find_run(run, results) for run in runs]
+    place, link = read_place(folders[0]), compare_url(folders)
+    if place is not None and link is not None:
+        print(f"\nto look     {ui_command(place.uri) or place.uri}\nthen open   {link}")
 
 
 def _sorted(words: list[str]) -> tuple[list[str], list[str]]:

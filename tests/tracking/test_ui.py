@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from marey.tracking.links import experiment_url, run_url, ui_command
+from marey.tracking.links import compare_url, experiment_url, run_url, ui_command
 from marey.tracking.pictures import reconstruction_strip
 from tracking.runs import start
 from tracking.served import Server
@@ -60,6 +60,22 @@ def test_links_show_curves_and_pictures(server: Server, page: Any) -> None:
         assert picture.evaluate("image => image.naturalWidth") > 500
         assert page.get_by_text("second", exact=True).count() > 0
         assert min(1, page.get_by_text("first", exact=True).count()) == others_shown
+
+
+@pytest.mark.slow
+def test_two_runs_are_compared_and_the_page_tells_metrics_and_differing_settings(server: Server, page: Any) -> None:
+    for name, lr in (("slow", 0.001), ("fast", 0.1)):
+        uri = f"sqlite:///{server.results}/mlflow.db"
+        trackers = start(server.results, name, uri, "compared", **{"optim.base_lr": lr, "batch": 32})
+        for step in range(1, 5):
+            trackers.metrics(step, {"validation/top1": step * lr, "best/top1": step * lr})
+        trackers.end("finished")
+    link = compare_url([server.results / "runs/slow", server.results / "runs/fast"], server.port)
+    page.goto("about:blank")
+    page.goto(link)
+    for text in ("slow", "fast", "optim.base_lr", "0.001", "validation/top1", "0.4"):
+        page.get_by_text(text, exact=True).first.wait_for(timeout=60_000)
+    assert compare_url([server.results / "runs/slow", server.results / "runs/none"]) is None
 
 
 def test_the_command_quotes_and_servers_need_none() -> None:
