@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import marey
+from marey.backbones.base import Classifier
 from marey.backbones.weights import read_weights
-from marey.backbones.zoo import VARIANTS, create_model
+from marey.backbones.zoo import VARIANTS, create_model, start_from
 from marey.errors import ConfigError, WeightsError
+from marey.nn.droppath import set_keys
 
 PARAMETERS = {
     "videomae_v2_small_16x224": 22_033_936,
@@ -100,3 +102,34 @@ def test_files_with_code_in_them_are_not_opened(tmp_path, capsys):
     with pytest.raises(WeightsError, match="holds more than weights"):
         read_weights(str(path))
     assert "must not run" not in capsys.readouterr().out
+
+
+SMALL = {
+    "videomae_v2_tiny_16x224": {**TINY, "depth": 2},
+    "hiera_tiny_16x224": {"depths": (1, 1, 1, 1), "width": 16, "frames": 4, "crop": 32},
+    "hiera_tiny_224": {"depths": (1, 1, 1, 1), "width": 16, "crop": 32},
+    "r3d_18": {"depths": (1, 1, 1, 1), "width": 8, "frames": 4, "crop": 32},
+    "mc3_18": {"depths": (1, 1, 1, 1), "width": 8, "frames": 4, "crop": 32},
+    "r2plus1d_18": {"depths": (1, 1, 1, 1), "width": 8, "frames": 4, "crop": 32},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_family_keeps_the_contract_of_a_classifier(name: str):
+    model = create_model(name, **SMALL[name], num_classes=7, in_channels=2, drop_path=0.5).eval()
+    config = model.config
+    assert isinstance(model, Classifier)
+    clip = torch.randn(2, 2, config.frames, 32, 32)
+    assert model(clip).shape == (2, 7)
+    tokens, grid = model.features(clip)
+    assert tokens.shape[:2] == (2, grid.tokens)
+    layers = {parameter: model.layer_of(parameter) for parameter, _ in model.named_parameters()}
+    assert set(layers.values()) == set(range(model.num_layers + 2))
+    head = {layer for parameter, layer in layers.items() if parameter.startswith(("head", "fc."))}
+    assert head == {model.num_layers + 1}
+    set_keys(model.train(), torch.tensor([1, 2]))
+    model(clip).sum().backward()
+    other = create_model(name, **SMALL[name], num_classes=3, in_channels=2)
+    fresh = start_from(other, model.state_dict()).missing
+    assert fresh
+    assert all(other.layer_of(parameter) == other.num_layers + 1 for parameter in fresh)

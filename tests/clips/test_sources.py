@@ -199,3 +199,17 @@ def test_reference_lists_and_folders() -> None:
     assert {one.label for one in kinetics} == set(range(400))
     ucf = find_sources(SHARED / "annotations/ucf101/ucfTrainTestlist/trainlist01.txt")
     assert (len(ucf), len({one.label_name for one in ucf}), max(one.label or 0 for one in ucf)) == (9537, 101, 100)
+
+
+def test_a_new_kind_of_set_is_one_module_and_one_entry(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from marey.clips import datasets
+
+    def sources(path, root=None):
+        return [Source(name, str(path.parent / name), label_name="wave") for name in path.read_text().split()]
+
+    reader = SimpleNamespace(reads=lambda path: path.name.endswith(".waves"), sources=sources)
+    monkeypatch.setattr(datasets, "READERS", (reader, *datasets.READERS))
+    (tmp_path / "set.waves").write_text("a.mp4 b.mp4")
+    assert [one.source_id for one in datasets.find_sources(tmp_path / "set.waves")] == ["a.mp4", "b.mp4"]

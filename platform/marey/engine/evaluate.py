@@ -38,6 +38,7 @@ def evaluate(strategy: Strategy, order: FeedOrder, feed: Feed) -> np.ndarray | N
     total, share = order.plan.epoch_length, strategy.world * order.micro_batch
     steps = -(-total // share)
     found: np.ndarray | None = None
+    strategy.align_buffers()
     with closing(feed(order, 0, steps, strategy.rank, strategy.world)) as batches:
         for batch in batches:
             scores = strategy.forward(batch, "predict").metrics["scores"].float()

@@ -128,6 +128,12 @@ class Strategy:
         with self.ema.swapped(self._live()):
             yield
 
+    def align_buffers(self) -> None:
+        """Rank 0's running statistics on every worker, so that all evaluate the model that is saved. Collective."""
+        if self.world > 1:
+            for buffer in self.recipe.buffers():
+                distributed.broadcast(buffer, src=0)
+
     def _live(self) -> dict[str, Tensor]:
         """The tensors that the moving average follows, as this worker holds them: weights and floating buffers."""
         return {name: tensor.data for name, tensor in self.recipe.state_dict().items() if tensor.is_floating_point()}

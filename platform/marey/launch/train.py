@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from marey.clips import loader
 from marey.clips.table import ClipTable, open_table
 from marey.config import flatten
@@ -123,8 +126,19 @@ def _say_plan(
         f"model    {training.backbone.name}, {strategy}, {engine.precision}\n"
         f"batch    {training.batch} = {workers} workers × {passes} passes × {micro} clips; {steps} steps, "
         f"{training.epochs:g} epochs\n"
-        f"resume   {shlex.join(command)}",
+        f"resume   {shlex.join(command)}{_batch_norm_note(training)}",
         flush=True,
+    )
+
+
+def _batch_norm_note(training: Training) -> str:
+    """What batch norm makes of the promise that results do not depend on the workers."""
+    with torch.device("meta"):
+        model = training.backbone.build()
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return ""
+    return (
+        "\nnote     batch norm sees each worker's passes alone: results depend on fleet.workers and engine.micro_batch"
     )
 
 

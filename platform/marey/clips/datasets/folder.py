@@ -23,6 +23,16 @@ _SUBTITLES = {".srt", ".vtt", ".ass", ".ssa"}
 _BESIDE_VIDEOS = _TABLES | _TEXTS | _SUBTITLES
 
 
+def reads(path: Path) -> bool:
+    """Any folder."""
+    return path.is_dir()
+
+
+def sources(path: Path, root: Path | None = None) -> list[Source]:
+    """See `folder_sources`; ``root`` is for lists."""
+    return folder_sources(path)
+
+
 def folder_sources(root: Path) -> list[Source]:
     """Every video below ``root``, sorted by source_id (its path below ``root``). `ClipError` if there is none."""
     found = [Source(path.relative_to(root).as_posix(), str(path)) for path in _files(root)]

@@ -24,6 +24,7 @@ _PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "vide
 _NUMBER = ("label", "label_id", "class_id", "class_index", "target")
 _NAME = ("label_name", "class", "class_name", "action", "category", "label")
 _SPLIT = ("split", "subset", "partition", "set")
+_SUFFIXES = {".csv", ".tsv", ".txt", ".lst", ".list"}
 _YOUTUBE = "youtube_id"
 _HMDB = re.compile(r".*_test_split[123]\.txt$")
 
@@ -38,6 +39,16 @@ class _Line:
     def first(self, columns: tuple[str, ...]) -> str | None:
         """The first of ``columns`` that is there and not empty."""
         return next((value for column in columns if (value := self.fields.get(column, "").strip())), None)
+
+
+def reads(path: Path) -> bool:
+    """Files whose suffix says that they are lists."""
+    return path.suffix.lower() in _SUFFIXES
+
+
+def sources(path: Path, root: Path | None = None) -> list[Source]:
+    """See `list_sources`."""
+    return list_sources(path, root)
 
 
 def list_sources(path: Path, root: Path | None = None) -> list[Source]:
