@@ -39,7 +39,7 @@ def test_datasets_follow_one_another_without_a_seam(order, monkeypatch):
     from marey.fleet import feed as module
 
     monkeypatch.setattr(module, "ROWS_PER_TASK", 2)
-    monkeypatch.setattr(module, "TASKS_PER_DATASET", 2)
+    monkeypatch.setattr(module, "ROWS_PER_DATASET", 4)
     expected = list(loader.feed(order, 2, 6))
     assert all(same(one, other) for one, other in zip(module.feed(order, 2, 6, 0, 1), expected, strict=True))
 

@@ -5,8 +5,10 @@ order; decoding happens in the trainer's threads (`marey.clips.loader.decoded`),
 object store. The order needs no shuffling of Ray's, and a restart begins at any step.
 """
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice, repeat, takewhile
 
 import pyarrow as pa
 import ray
@@ -18,7 +20,7 @@ from marey.clips.loader import FeedOrder, decoded, distinct_rows
 from marey.clips.row import ClipRow, from_arrow, to_arrow
 
 ROWS_PER_TASK = 64  # about; a read task covers whole forward passes
-TASKS_PER_DATASET = 512  # Ray plans all tasks of a dataset before its first; a run's worth would take minutes
+ROWS_PER_DATASET = 512  # about; a worker holds two datasets' rows, encoded
 
 
 class PlanSource(Datasource):
@@ -63,13 +65,26 @@ def feed(order: FeedOrder, start: int, stop: int, rank: int, world: int) -> Gene
 
 
 def _rows(order: FeedOrder, passes: Iterator[list[int]]) -> Iterator[ClipRow]:
-    """Datasets one after the other, each of at most `TASKS_PER_DATASET` tasks."""
-    per_dataset = TASKS_PER_DATASET * max(1, ROWS_PER_TASK // order.micro_batch)
-    while some := list(islice(passes, per_dataset)):
-        source = PlanSource(order, some)
-        # No CPU and one at a time: a fractional share doubles the cost, and a burst would start many processes.
-        dataset = ray.data.read_datasource(source, num_cpus=0, concurrency=1, override_num_blocks=source.num_tasks)
-        dataset.context.execution_options.preserve_order = True
-        dataset.context.enable_progress_bars = False
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-            yield from from_arrow(block)
+    """Chunk after chunk, each a dataset that is read to its end while the one before it is used.
+
+    A dataset that is left waiting for its consumer keeps its executor's thread spinning, and with it the trainer's
+    interpreter lock (Ray 2.60): training on two cores took twice as long.
+    """
+    sizes = chain([1], repeat(max(1, ROWS_PER_DATASET // order.micro_batch)))
+    chunks = takewhile(bool, (list(islice(passes, size)) for size in sizes))
+    with ThreadPoolExecutor(1, thread_name_prefix="rows") as reader:
+        upcoming = deque(reader.submit(_read, order, chunk) for chunk in islice(chunks, 1))
+        while upcoming:
+            upcoming.extend(reader.submit(_read, order, chunk) for chunk in islice(chunks, 1))
+            yield from upcoming.popleft().result()
+
+
+def _read(order: FeedOrder, passes: list[list[int]]) -> list[ClipRow]:
+    """All rows of some passes, in order."""
+    source = PlanSource(order, passes)
+    # No CPU and one at a time: a fractional share doubles the cost, and a burst would start many processes.
+    dataset = ray.data.read_datasource(source, num_cpus=0, concurrency=1, override_num_blocks=source.num_tasks)
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.enable_progress_bars = False
+    blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    return [row for block in blocks for row in from_arrow(block)]

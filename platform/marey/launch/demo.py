@@ -18,7 +18,7 @@ from marey.experiment.run import fresh_name
 from marey.launch.local_cluster import LocalCluster
 from marey.launch.submit import ROOT, submit
 
-STEPS = 600
+STEPS = 800
 
 
 def main(words: list[str]) -> int:
