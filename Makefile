@@ -6,7 +6,7 @@ SOURCES := PYTHONPATH=platform
 .PHONY: help env demo learn test check lint soak clean
 
 help:
-	@echo "make demo   train on real videos and show the result (VIDEOS=DIR for your own); about 8 minutes"
+	@echo "make demo   train on real videos and show the result (VIDEOS=DIR for your own); about 7 minutes"
 	@echo "make learn  prepare, pre-train, fine-tune, evaluate small models (DATA=DIR, SEED=n); under an hour"
 	@echo "make check  lint, types and the fast tests; under 5 minutes"
 	@echo "make test   everything that gates; under 30 minutes"
