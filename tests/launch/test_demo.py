@@ -19,8 +19,8 @@ CLIENT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored where the tests run in the background
 from types import SimpleNamespace
-from marey.launch.demo import _submit
-_submit(SimpleNamespace(environment=None), sys.argv[1:])
+from marey.launch.submit import submit
+submit(SimpleNamespace(environment=None), sys.argv[1:])
 """
 
 
@@ -60,7 +60,8 @@ def test_ctrl_c_stops_the_job_too(cluster, table, tmp_path: Path):
     environment = {**cluster.environment, "PYTHONPATH": str(ROOT / "platform")}
     command = [sys.executable, "-c", CLIENT, *words, "checkpoint.every=5"]
     client = subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
-    until(lambda: checkpoints(tmp_path, "long"))
+    until(lambda: checkpoints(tmp_path, "long") or client.poll() is not None)
+    assert client.poll() is None, "the client ended by itself"
     os.kill(client.pid, signal.SIGINT)
     client.wait(60)
     until(lambda: not [one for one in psutil.process_iter(["cmdline"]) if "name=long" in (one.info["cmdline"] or [])])
