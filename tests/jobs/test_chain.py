@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from submitting import ROOT, checkpoints, history, mlflow_runs, run_script, submit, until, without_marey
+from submitting import SMALL as PRETRAIN
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +171,22 @@ def test_a_sweep_reports_failed_trials_and_its_best_runs_unchanged(cluster, labe
         "jobs/finetune.py", f"@{best}", f"results={tmp_path}", "fleet.workers=0", "name=again", "epochs=1"
     )
     assert again.returncode == 0, again.stderr
+
+
+def test_asha_stops_a_trial_of_another_job_that_falls_behind(cluster, labelled, tmp_path):
+    space = tmp_path / "search.yaml"
+    space.write_text("search:\n  optim.base_lr: [0.05, 1.0e-7]\n")
+    words = [f"@{space}", *PRETRAIN[:-1], f"table={labelled.path}", f"results={tmp_path}", "fleet.workers=2"]
+    words += ["sweep.job=pretrain_videomae", "sweep.metric=loss", "checkpoint.every=6"]
+    words += ["epochs=4", "optim.warmup_epochs=0"]
+    asha = ["sweep.name=asha", "sweep.algorithm=grid", "sweep.scheduler=asha", "sweep.reduction=2"]
+    ended = submit(cluster, "python", "jobs/tune.py", *words, *asha)
+    assert ended.returncode == 0, ended.stdout
+    assert "stopped early" in ended.stdout
+    runs = [one for one in mlflow_runs(tmp_path) if one.data.tags.get("mlflow.parentRunId")]
+    assert [one.info.status for one in runs] == ["FINISHED", "FINISHED"]
+    last = {one.data.params["optim.base_lr"]: checkpoints(tmp_path, one.info.run_name)[-1] for one in runs}
+    assert last["0.05"] == 48 > last["1e-07"]
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_trial(cluster, labelled, tmp_path):

@@ -56,6 +56,12 @@ class BackboneConfig(Config):
         raise TypeError(f"{type(self).__name__} is not a family of its own")
 
 
+def check_heads(width: int, num_heads: int, prefix: str = "") -> None:
+    """``ValueError`` unless the heads divide the width; ``prefix``: of the fields' names."""
+    if width % num_heads:
+        raise ValueError(f"{prefix}width={width} is not a multiple of {prefix}num_heads={num_heads}")
+
+
 @runtime_checkable
 class Pyramid(Protocol):
     """A model whose stages have different resolutions."""

@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marey.backbones.base import BackboneConfig, Features
+from marey.backbones.base import BackboneConfig, Features, check_heads
 from marey.nn import masks
 from marey.nn.block import NORM_EPS, Stack
 from marey.nn.droppath import DropPath, rates
@@ -71,8 +71,7 @@ class PyramidConfig(BackboneConfig):
             raise ValueError(f"crop={self.crop} is not a multiple of the {UNIT_PIXELS} pixels of a mask unit")
         if self.frames > 1 and self.frames % SLOT:
             raise ValueError(f"frames={self.frames}: 1 (an image model) or a multiple of {SLOT} is needed")
-        if self.width % self.num_heads:
-            raise ValueError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
+        check_heads(self.width, self.num_heads)
         return self
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from marey.backbones.base import BackboneConfig, MaskedOutput
+from marey.backbones.base import BackboneConfig, MaskedOutput, check_heads
 from marey.backbones.hiera import (
     IMAGE,
     SIZES,
@@ -56,10 +56,7 @@ class HieraPretrainConfig(PyramidConfig):
 
     @model_validator(mode="after")
     def _decoder_divides(self) -> "HieraPretrainConfig":
-        if self.decoder_width % self.decoder_num_heads:
-            raise ValueError(
-                f"decoder_width={self.decoder_width} is not a multiple of decoder_num_heads={self.decoder_num_heads}"
-            )
+        check_heads(self.decoder_width, self.decoder_num_heads, "decoder_")
         return self
 
     def build(self) -> "HieraPretrain":

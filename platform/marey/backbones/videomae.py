@@ -34,7 +34,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from marey.backbones.base import BackboneConfig, Features, MaskedOutput
+from marey.backbones.base import BackboneConfig, Features, MaskedOutput, check_heads
 from marey.nn import masks
 from marey.nn.block import NORM_EPS, Blocks
 from marey.nn.masks import Rng
@@ -70,8 +70,7 @@ class PlainTransformerConfig(BackboneConfig):
         for name, size, step in (("frames", self.frames, self.tubelet[0]), ("crop", self.crop, self.tubelet[1])):
             if size % step:
                 raise ValueError(f"{name}={size} is not a multiple of the tubelet's {step}")
-        if self.width % self.num_heads:
-            raise ValueError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
+        check_heads(self.width, self.num_heads)
         return self
 
 
@@ -102,10 +101,7 @@ class VideoMAEPretrainConfig(PlainTransformerConfig):
 
     @model_validator(mode="after")
     def _decoder_divides(self) -> "VideoMAEPretrainConfig":
-        if self.decoder_width % self.decoder_num_heads:
-            raise ValueError(
-                f"decoder_width={self.decoder_width} is not a multiple of decoder_num_heads={self.decoder_num_heads}"
-            )
+        check_heads(self.decoder_width, self.decoder_num_heads, "decoder_")
         return self
 
     def build(self) -> "VideoMAEPretrain":

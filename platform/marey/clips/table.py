@@ -181,6 +181,19 @@ class ClipTable:
             )
         return [str(known[label]) if known.get(label) is not None else str(label) for label in range(max(known) + 1)]
 
+    def check_labelled(self) -> None:
+        """Raise `ClipError` naming some of the rows that have no label, if there are any."""
+        pairs = zip(self.column("label"), self.column("source_id"), strict=True)
+        if bare := [source for label, source in pairs if label is None]:
+            raise ClipError(
+                f"clip table {self.path}: {len(bare)} of {len(self)} rows have no label ({', '.join(bare[:3])}); name "
+                "their class in the folder, labels.csv or list that the table is prepared from, or leave them out"
+            )
+
+    def located(self, rows: Sequence[int]) -> tuple["ClipTable", list[int]]:
+        """The whole table, and the numbers that these rows have in it: smaller to send than a selection."""
+        return ClipTable(self.path, self.manifest), [self._number(row) for row in rows]
+
     def _number(self, row: int) -> int:
         return row if self._chosen is None else self._chosen[row]
 

@@ -52,8 +52,11 @@ def evaluate(strategy: Strategy, order: FeedOrder, feed: Feed) -> np.ndarray | N
 
 def per_source(table: ClipTable, scores: np.ndarray) -> Scores:
     """The views' scores [V, K] of a table's rows, views of a row together, as one score a source."""
-    views = len(scores) // len(table)
-    sources, labels = table.column("source_id"), table.column("label")
-    ids, means = metrics.by_source([source for source in sources for _ in range(views)], scores)
-    label_of = dict(zip(sources, labels, strict=True))
+    ids, means = source_means(table, scores)
+    label_of = dict(zip(table.column("source_id"), table.column("label"), strict=True))
     return Scores(ids, means, np.array([label_of[one] for one in ids], np.int64))
+
+
+def source_means(table: ClipTable, scores: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Sources in order of appearance, and their mean scores [N, K] over the views [V, K] of all of their rows."""
+    return metrics.by_source(np.repeat(table.column("source_id"), len(scores) // len(table)).tolist(), scores)

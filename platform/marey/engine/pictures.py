@@ -36,7 +36,7 @@ class Reconstructions:
         clock = event.clock
         if clock.done or clock.step == 1 or clock.step % self.config.pictures_every == 0:
             images = event.strategy.forward(self._clip(), "picture").metrics
-            if self.tracker is not None and images:
+            if self.tracker is not None:
                 original, masked, reconstructed = (
                     images[name].cpu().numpy() for name in ("original", "masked", "reconstructed")
                 )

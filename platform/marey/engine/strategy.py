@@ -131,8 +131,13 @@ class Strategy:
     def align_buffers(self) -> None:
         """Rank 0's running statistics on every worker, so that all evaluate the model that is saved. Collective."""
         if self.world > 1:
-            for buffer in self.recipe.buffers():
+            for _, buffer in self._buffers():
                 distributed.broadcast(buffer, src=0)
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Buffers that are part of the state; tables that a model computes itself are not."""
+        kept = set(self.recipe.state_dict())
+        return ((name, buffer) for name, buffer in self.recipe.named_buffers() if name in kept)
 
     def _live(self) -> dict[str, Tensor]:
         """The tensors that the moving average follows, as this worker holds them: weights and floating buffers."""

@@ -232,10 +232,6 @@ class DeepSpeedStrategy(Strategy):
     def _counted(self) -> int:
         return max((int(entry["step"]) for entry in self._inner().state.values() if "step" in entry), default=0)
 
-    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
-        kept = set(self.recipe.state_dict())
-        return ((name, buffer) for name, buffer in self.recipe.named_buffers() if name in kept)
-
 
 def _gathered(parameter: nn.Parameter) -> Tensor:
     """A frozen parameter, whole, also where stage 3 has taken it apart."""

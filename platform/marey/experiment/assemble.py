@@ -20,7 +20,6 @@ from marey.engine.hooks import Progress, Tracking
 from marey.engine.loop import Fit, Validation, fit
 from marey.engine.optim import schedule
 from marey.engine.pictures import Reconstructions, ValidationPictures
-from marey.errors import ClipError
 from marey.experiment.training import Training
 from marey.inference.opened import open_weights
 from marey.recipes.base import Recipe
@@ -42,7 +41,7 @@ def feed_order(training: Training, table: ClipTable, world: int) -> FeedOrder:
     backbone = training.backbone
     rows = table.split(training.split)
     if training.recipe.labelled:
-        _check_labelled(rows)
+        rows.check_labelled()
     pipeline = Pipeline(backbone.frames, backbone.crop, training.clips, training.augment, training.validation.views)
     pipeline.check(rows)
     plan = Plan(len(rows), training.seed, training.repeats)
@@ -60,22 +59,11 @@ def validation_of(training: Training, table: ClipTable, order: FeedOrder, world:
     if training.validation.split is None:
         return None
     rows, views = table.split(training.validation.split), training.validation.views
-    _check_labelled(rows)
+    rows.check_labelled()
     plan = EvaluationPlan(len(rows), temporal=views.temporal, spatial=views.spatial)
     evaluated = FeedOrder(rows, plan, order.pipeline, world * order.micro_batch, order.micro_batch)
     every = max(1, round(training.validation.every * order.plan.epoch_length / training.batch))
     return Validation(evaluated, every)
-
-
-def _check_labelled(rows: ClipTable) -> None:
-    """Every row needs a label; `ClipError` naming some that have none."""
-    pairs = zip(rows.column("label"), rows.column("source_id"), strict=True)
-    bare = [source for label, source in pairs if label is None]
-    if bare:
-        raise ClipError(
-            f"clip table {rows.path}: {len(bare)} of {len(rows)} rows have no label ({', '.join(bare[:3])}); "
-            "name their class in the folder, labels.csv or list that the table is prepared from, or leave them out"
-        )
 
 
 def fit_of(training: Training, table: ClipTable, order: FeedOrder, directory: Path, feed: Feed, world: int) -> Fit:
@@ -123,7 +111,7 @@ def train(
     hooks: list[Hook] = [
         Progress(training.log, rank),
         Tracking(tracker, training.log),
-        Reconstructions(tracker, training.log, order),
+        *([Reconstructions(tracker, training.log, order)] if training.recipe.pictures else []),
         *([ValidationPictures(tracker, job.validation.order, table.class_names())] if job.validation else []),
         *more,
     ]

@@ -49,10 +49,10 @@ class PlanSource(Datasource):
         return [self._task(self.passes[first : first + self.per_task]) for first in firsts]
 
     def _task(self, passes: list[list[int]]) -> ReadTask:
-        table = self.order.table
+        located = [self.order.table.located(rows) for rows in passes]
 
         def read() -> Iterable[pa.Table]:
-            for rows in passes:
+            for table, rows in located:
                 yield to_arrow(table.read(rows))
 
         return ReadTask(read, BlockMetadata(num_rows=sum(map(len, passes)), size_bytes=None, exec_stats=None))

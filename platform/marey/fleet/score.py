@@ -47,8 +47,7 @@ class _Worker:
 
     def __init__(self, order: bytes, model: Any) -> None:
         self.order, precision, gpu = pickle.loads(order)
-        held = ray.get(model) if isinstance(model, ray.ObjectRef) else model
-        self.scorer = Scorer(held, torch.device("cuda" if gpu else "cpu"), precision)
+        self.scorer = Scorer(ray.get(model), torch.device("cuda" if gpu else "cpu"), precision)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         return {"scored": pickle.dumps(list(self.scorer.steps(self.order, item["start"], item["stop"])))}

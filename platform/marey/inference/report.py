@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marey.clips.table import ClipTable
-from marey.engine.evaluate import Scores
+from marey.engine.evaluate import Scores, source_means
 from marey.inference.score import write_parquet
 from marey.recipes import metrics
 
@@ -46,9 +46,10 @@ def summary(scores: Scores) -> dict[str, Any]:
     }
 
 
-def write_report(directory: Path, scores: Scores, classes: Sequence[str], facts: dict[str, Any]) -> None:
-    """``summary.json`` and ``classes.csv`` in ``directory``."""
-    (directory / "summary.json").write_text(json.dumps({**summary(scores), **facts}, indent=1))
+def write_report(directory: Path, scores: Scores, classes: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:
+    """``summary.json`` and ``classes.csv`` in ``directory``; the summary."""
+    found = summary(scores)
+    (directory / "summary.json").write_text(json.dumps({**found, **facts}, indent=1))
     with (directory / "classes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("class", "sources", "top1", "mistaken_for"))
@@ -56,6 +57,7 @@ def write_report(directory: Path, scores: Scores, classes: Sequence[str], facts:
             (one.name, one.sources, "" if np.isnan(one.top1) else f"{one.top1:.4f}", one.mistaken_for)
             for one in class_lines(scores, classes)
         )
+    return found
 
 
 class Predicted(NamedTuple):
@@ -69,7 +71,7 @@ class Predicted(NamedTuple):
 def predictions_of(rows: ClipTable, scores: np.ndarray) -> list[Predicted]:
     """One prediction a source from the scores [V, K] of all views of ``rows``."""
     uris = dict(zip(rows.column("source_id"), rows.column("uri"), strict=True))
-    ids, means = metrics.by_source(np.repeat(rows.column("source_id"), len(scores) // len(rows)).tolist(), scores)
+    ids, means = source_means(rows, scores)
     return [Predicted(one, uris[one], mean) for one, mean in zip(ids, means, strict=True)]
 
 

@@ -6,9 +6,6 @@ Every step is a command that is printed before it runs. Further words go to the 
 """
 
 import importlib.metadata
-import os
-import sys
-import threading
 from pathlib import Path
 
 from marey.clips.table import open_table
@@ -16,7 +13,7 @@ from marey.config import read_yaml
 from marey.errors import MareyError
 from marey.experiment.run import fresh_name
 from marey.launch.local_cluster import LocalCluster
-from marey.launch.submit import ROOT, submit
+from marey.launch.submit import ROOT, run_program, submit
 
 STEPS = 800
 
@@ -67,13 +64,4 @@ def _packaged_videos(results: Path) -> Path:
 
 
 if __name__ == "__main__":
-    threading.current_thread().name = "demo"
-    try:
-        code = main(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = 130
-    except MareyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
-    sys.stdout.flush()
-    os._exit(code) if code == 130 else sys.exit(code)
+    run_program("demo", main)

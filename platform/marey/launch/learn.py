@@ -1,18 +1,14 @@
 """The proof that it learns: prepare, pre-train, fine-tune, evaluate with small models, on a cluster of its own.
 
-    python -m marey.launch.learn [data=DIR] [seed=N] [results=DIR]
+    python -m marey.launch.learn [data=DIR] [seed=N] [models=PART_OF_A_NAME] [results=DIR]
 
 Without ``data`` the set is `marey.clips.motion_shapes`, whose classes differ only by motion. A folder with a
 ``labels.csv`` is taken as it is, and split by its ``subject`` column where there is one and no ``split``: the last
-subject tests, the one before validates. Every step is a command that is printed before it runs; done steps are not
-repeated.
+subject tests, the one before validates. Every step is a command that is printed before it runs.
 """
 
 import csv
 import json
-import os
-import sys
-import threading
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +19,7 @@ from marey.clips.table import open_table
 from marey.config import flatten, read_yaml
 from marey.errors import MareyError
 from marey.launch.local_cluster import LocalCluster
-from marey.launch.submit import ROOT, submit
+from marey.launch.submit import ROOT, run_program, submit
 
 PER_CLASS = 150
 _TRAINED = 840  # training videos of the motion shapes, for which the settings' epochs are meant
@@ -138,13 +134,4 @@ def _with_splits(data: Path, results: Path) -> Path:
 
 
 if __name__ == "__main__":
-    threading.current_thread().name = "learn"
-    try:
-        code = main(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = 130
-    except MareyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
-    sys.stdout.flush()
-    os._exit(code) if code == 130 else sys.exit(code)
+    run_program("learn", main)

@@ -1,7 +1,6 @@
 """An evaluation's record: files beside the run, an MLflow run of its own, and what is printed."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from marey.clips.loader import FeedOrder
-from marey.config import Config, flatten
+from marey.config import flatten
 from marey.engine.evaluate import Scores
 from marey.engine.pictures import judgement_pictures
 from marey.experiment.revision import revision
 from marey.experiment.scoring import Evaluation
 from marey.inference.opened import Opened
-from marey.inference.report import class_lines, summary, write_report
+from marey.inference.report import class_lines, write_report
 from marey.tracking.base import RunDescription, Trackers
 from marey.tracking.delivery import read_place
 from marey.tracking.jsonl import JsonlTracker
@@ -53,14 +52,15 @@ def record_evaluation(
 ) -> None:
     """Write, track and print what an evaluation found."""
     facts = {"model": str(opened.path), "step": opened.step, "table_fingerprint": order.table.fingerprint}
-    write_report(directory, scores, classes, facts)
+    found = write_report(directory, scores, classes, facts)
     tracker, step = trackers(evaluation.tracking, evaluation.results), opened.step or 0
-    tracker.start(RunDescription(_name(opened, directory), directory, _parameters(evaluation), _tags(opened, order)))
-    tracker.metrics(step, {f"evaluation/{name}": value for name, value in scores.summary().items()})
+    name = f"{directory.parent.parent.name}-{directory.name}"
+    tracker.start(RunDescription(name, directory, flatten(evaluation), _tags(opened, order)))
+    tracker.metrics(step, {f"evaluation/{name}": value for name, value in found["metrics"].items()})
     for key, picture in judgement_pictures(scores, order, list(classes)).items():
         tracker.picture(step, key, picture)
     tracker.end("finished")
-    _show(scores, classes)
+    _show(scores, classes, found)
     pictures = sorted(directory.glob("pictures/confusion/*.png"))
     say_results(
         [
@@ -71,14 +71,6 @@ def record_evaluation(
         ],
         directory,
     )
-
-
-def _name(opened: Opened, directory: Path) -> str:
-    return f"{directory.parent.parent.name}-{directory.name}"
-
-
-def _parameters(evaluation: Config) -> Mapping[str, Any]:
-    return flatten(evaluation)
 
 
 def _tags(opened: Opened, order: FeedOrder) -> dict[str, str]:
@@ -93,7 +85,7 @@ def _tags(opened: Opened, order: FeedOrder) -> dict[str, str]:
     }
 
 
-def _show(scores: Scores, classes: tuple[str, ...]) -> None:
+def _show(scores: Scores, classes: tuple[str, ...], found: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("class", "sources", "top1", "mistaken for"):
         table.add_column(title, justify="right" if title in ("sources", "top1") else "left")
@@ -103,7 +95,6 @@ def _show(scores: Scores, classes: tuple[str, ...]) -> None:
     Console(soft_wrap=True).print(table, markup=False)
     if len(lines) > _MOST_CLASSES:
         print(f"... and {len(lines) - _MOST_CLASSES} more classes")
-    found = summary(scores)
     for name, value in found["metrics"].items():
         low_high = found["intervals"].get(name)
         between = f"   95 % between {low_high[0]:.4f} and {low_high[1]:.4f}" if low_high else ""

@@ -37,7 +37,8 @@ def evaluate(evaluation: Evaluation) -> None:
     where = evaluation.table or opened.settings.get("table")
     if where is None:
         raise ConfigError("table: not given, and the weights do not name the one they were trained on")
-    rows = _labelled(open_table(where).split(evaluation.split))
+    rows = open_table(where).split(evaluation.split)
+    rows.check_labelled()
     classes = _classes(opened, rows)
     order = _order(evaluation, opened, rows)
     views = evaluation.views
@@ -131,13 +132,6 @@ def _progress(parts: Iterator[Scored], passes: int) -> Iterator[Scored]:
         if (now := time.monotonic()) - last >= _EVERY_SECONDS and done < passes:
             last = now
             print(f"{done}/{passes} passes, left {(now - began) / done * (passes - done):.0f} s", flush=True)
-
-
-def _labelled(rows: ClipTable) -> ClipTable:
-    labels = rows.column("label")
-    if bare := labels.count(None):
-        raise ClipError(f"clip table {rows.path}: {bare} of {len(rows)} rows have no label to be compared with")
-    return rows
 
 
 def _classes(opened: Opened, rows: ClipTable) -> tuple[str, ...]:

@@ -1,10 +1,16 @@
 """Submitting jobs to a cluster of our own and following them, as a user would by hand."""
 
+import os
 import re
 import shlex
 import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+from marey.errors import MareyError
 from marey.experiment.run import fresh_name
 from marey.launch.local_cluster import LocalCluster
 
@@ -46,3 +52,19 @@ def _follow(client: "subprocess.Popen[str]") -> None:
         said = _WORKER.sub("", text)
         if said and not _NOISE.search(text) and not _NOISE.search(said):
             print(said, flush=True)
+
+
+def run_program(name: str, main: Callable[[list[str]], int]) -> NoReturn:
+    """End this process with the code of ``main(words)``; 130 after Ctrl-C, 1 after a user's mistake, told in a line."""
+    threading.current_thread().name = name
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    except MareyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    if code == 130:
+        os._exit(code)  # a client's thread may still wait for a job that is gone
+    sys.exit(code)

@@ -28,6 +28,8 @@ class RecipeConfig(Config):
     """Which recipe these settings are of."""
     labelled: ClassVar[bool] = False
     """Whether it needs a table with labels, which then give the backbone its number of classes."""
+    pictures: ClassVar[bool] = False
+    """Whether mode "picture" shows a clip, its mask and its reconstruction."""
 
     def together(self, repeats: int) -> int:
         """How many neighbouring samples must be in one pass."""

@@ -1,6 +1,6 @@
 """Masked pre-training: hide most of a clip, reconstruct what is hidden."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ class MaskedConfig(RecipeConfig):
 
     kind: Literal["masked"] = "masked"
     """Masked pre-training."""
+    pictures: ClassVar[bool] = True
     mask_ratio: float = Field(0.9, gt=0, lt=1)
     """Share of the tokens that are hidden from the encoder."""
     decoder_mask_ratio: float = Field(0.5, ge=0, lt=1)
