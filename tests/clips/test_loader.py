@@ -82,3 +82,23 @@ def test_closing_the_feed_ends_its_threads(order):
     assert threading.active_count() > before
     batches.close()
     assert threading.active_count() == before
+
+
+def test_a_table_too_slow_for_the_clips_is_refused_with_the_command_that_makes_a_faster_one(order):
+    slowest = min(order.table.column("fps"))
+    replace(order.pipeline, sampling=SamplingConfig(fps=slowest)).check(order.table)
+    with pytest.raises(ClipError, match=rf"rows of {slowest:g} frames a second, but clips.fps=60; .* clips.fps=60"):
+        replace(order.pipeline, sampling=SamplingConfig(fps=60)).check(order.table)
+
+
+def test_a_flipped_clip_of_a_class_with_a_mirror_image_gets_the_others_label(labelled):
+    pipeline = Pipeline(8, 32, SamplingConfig(stride=2), AugmentConfig(crop="center", flip=0.5), mirrored={0: 1, 1: 0})
+    flipped = replace(pipeline, augment=AugmentConfig(crop="center", flip=1.0))
+    order = FeedOrder(labelled, Plan(len(labelled), seed=1), pipeline, batch=len(labelled), micro_batch=len(labelled))
+    [batch], [turned] = feed(order, 0, 1), feed(replace(order, pipeline=flipped), 0, 1)
+    assert batch.label is not None
+    rows = labelled.read([one.row for one in order.plan.slice(0, len(labelled))])
+    for place, row in enumerate(rows):
+        is_flipped = torch.equal(batch.clip[place], turned.clip[place])
+        assert batch.label[place] == ({0: 1, 1: 0}.get(row.label, row.label) if is_flipped else row.label)
+    assert 0 < sum(torch.equal(one, other) for one, other in zip(batch.clip, turned.clip, strict=True)) < len(rows)

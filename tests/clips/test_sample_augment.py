@@ -6,18 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box
-from marey.clips.sample import sample
+from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box, draw_flip, mirrored
+from marey.clips.sample import SamplingConfig, sample, view
+from marey.config import validate
+from marey.errors import ConfigError
 
 RNG = np.random.default_rng
 
 
-def row(frames: int) -> SimpleNamespace:
-    return SimpleNamespace(num_frames=frames)
+DENSE = SamplingConfig(stride=4)
+
+
+def row(frames: int, fps: float = 30.0) -> SimpleNamespace:
+    return SimpleNamespace(num_frames=frames, fps=fps)
 
 
 def test_frames_are_a_stride_apart_from_a_random_start():
-    drawn = [sample(row(100), RNG(seed), 16, 4) for seed in range(200)]
+    drawn = [sample(row(100), RNG(seed), 16, DENSE) for seed in range(200)]
     assert all((np.diff(one) == 4).all() for one in drawn)
     starts = {int(one[0]) for one in drawn}
     assert min(starts) == 0
@@ -27,7 +32,7 @@ def test_frames_are_a_stride_apart_from_a_random_start():
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 16, 30, 61])
 def test_a_short_row_is_spread_over_all_of_it(frames: int):
-    indices = sample(row(frames), RNG(0), 16, 4)
+    indices = sample(row(frames), RNG(0), 16, DENSE)
     assert len(indices) == 16
     assert indices[0] == 0
     assert indices[-1] == min(frames - 1, 60)
@@ -36,10 +41,48 @@ def test_a_short_row_is_spread_over_all_of_it(frames: int):
 
 @pytest.mark.parametrize("frames", [3, 16, 40, 60])
 def test_a_short_row_is_spread_evenly(frames: int):
-    indices = sample(row(frames), RNG(0), 16, 4)
+    indices = sample(row(frames), RNG(0), 16, DENSE)
     even = np.linspace(0, frames - 1, 16)
     assert (even - indices >= -1e-6).all()
     assert (even - indices < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("setting", "step"), [({"fps": 7.5}, 4), ({"duration": 32 / 15}, 4), ({"stride": 2.5}, 2.5), ({}, 4)]
+)
+def test_rate_duration_and_stride_are_three_ways_to_say_one_distance(setting, step):
+    indices = sample(row(100), RNG(3), 16, SamplingConfig(**setting))
+    start = indices[0]
+    assert np.abs(indices - start - step * np.arange(16)).max() < 1
+    assert view(row(100), 16, SamplingConfig(**setting), 0, 2)[0] == 0
+
+
+def test_segments_draw_a_frame_of_each_equal_part():
+    drawn = np.array([sample(row(80), RNG(seed), 8, SamplingConfig(kind="segments")) for seed in range(300)])
+    places = drawn - np.arange(8) * 10
+    assert {(int(one.min()), int(one.max())) for one in places.T} == {(0, 9)}
+    assert abs(np.corrcoef(places[:, 0], places[:, 1])[0, 1]) < 0.2
+
+
+def test_uniform_clips_are_evenly_spaced_over_the_whole_row():
+    drawn = np.array([sample(row(80), RNG(seed), 8, SamplingConfig(kind="uniform")) for seed in range(300)])
+    assert (np.diff(drawn, axis=1) == 10).all()
+    assert set(drawn[:, 0]) == set(range(10))
+
+
+@pytest.mark.parametrize("kind", ["segments", "uniform"])
+def test_views_of_spread_clips_take_other_places_of_the_same_parts(kind):
+    config = SamplingConfig(kind=kind)
+    assert view(row(80), 8, config, 0, 1).tolist() == list(range(5, 80, 10))
+    assert [int(view(row(80), 8, config, place, 5)[0]) for place in range(5)] == [1, 3, 5, 7, 9]
+    assert view(row(3), 8, config, 0, 1).tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+
+
+def test_two_ways_to_say_a_distance_or_one_that_means_nothing_are_refused():
+    with pytest.raises(ConfigError, match="stride=2 and fps=8 are both given; keep one"):
+        validate(SamplingConfig, {"stride": 2, "fps": 8})
+    with pytest.raises(ConfigError, match="duration=2 has no meaning for kind=segments"):
+        validate(SamplingConfig, {"kind": "segments", "duration": 2})
 
 
 @pytest.mark.parametrize("kind", ["multi_scale", "random_resized", "center"])
@@ -81,8 +124,18 @@ def test_resizing_is_bilinear():
 
 def test_flips_come_as_often_as_asked():
     config = AugmentConfig(flip=0.3)
-    flips = [draw_box(config, 32, 32, RNG(seed)).flip for seed in range(1000)]
+    flips = [draw_flip(config, RNG(seed)) for seed in range(1000)]
     assert np.mean(flips) == pytest.approx(0.3, abs=0.05)
+
+
+def test_mirror_images_are_found_by_name_and_typos_are_told():
+    names = ["jump", "left to right", "right to left"]
+    pair = ("left to right", "right to left")
+    assert mirrored(AugmentConfig(flip_classes=(pair,)), names) == {1: 2, 2: 1}
+    with pytest.raises(ConfigError, match="no class 'rigth to left'; did you mean 'right to left'"):
+        mirrored(AugmentConfig(flip_classes=(("left to right", "rigth to left"),)), names)
+    with pytest.raises(ConfigError, match="'left to right' is named twice"):
+        mirrored(AugmentConfig(flip_classes=(pair, ("jump", "left to right"))), names)
 
 
 def test_shrinking_averages_what_it_leaves_out():

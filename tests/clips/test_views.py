@@ -5,7 +5,7 @@ import pytest
 
 from marey.clips.augment import view_box
 from marey.clips.plan import EvaluationPlan
-from marey.clips.sample import view
+from marey.clips.sample import SamplingConfig, view
 from marey.errors import ClipError
 
 
@@ -37,10 +37,10 @@ def test_crops_of_one_moment_are_decoded_together():
 def test_moments_are_spread_from_the_rows_start_to_its_end(table):
     [row] = table.read([0])
     last = row.num_frames - 1
-    first, middle, end = (view(row, 4, 2, place, 3) for place in range(3))
+    first, middle, end = (view(row, 4, SamplingConfig(stride=2), place, 3) for place in range(3))
     assert first.tolist() == [0, 2, 4, 6]
     assert end.tolist() == [last - 6, last - 4, last - 2, last]
-    assert np.array_equal(view(row, 4, 2, 0, 1), middle)
+    assert np.array_equal(view(row, 4, SamplingConfig(stride=2), 0, 1), middle)
 
 
 def test_crops_are_squares_along_the_longer_side():
@@ -48,6 +48,15 @@ def test_crops_are_squares_along_the_longer_side():
     assert lefts == [0, 40, 80]
     assert view_box(180, 100, 2, 3)[:4] == (80, 0, 100, 100)
     assert view_box(100, 180, 0, 1)[:4] == (0, 40, 100, 100)
+
+
+def test_ten_crops_are_corners_and_centre_and_their_mirror_images():
+    boxes = [view_box(256, 320, place, 10) for place in range(10)]
+    assert [box[:4] for box in boxes[:5]] == [
+        (0, 0, 224, 224), (0, 96, 224, 224), (32, 0, 224, 224), (32, 96, 224, 224), (16, 48, 224, 224),
+    ]  # fmt: skip
+    assert [box[:4] for box in boxes[:5]] == [box[:4] for box in boxes[5:]]
+    assert [box.flip for box in boxes] == [False] * 5 + [True] * 5
 
 
 def test_a_split_is_the_rows_that_name_it(labelled):

@@ -1,5 +1,6 @@
 """Crop, resize and flip on the CPU, where a clip is decoded: uint8 in, uint8 out, one draw for all its frames."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -8,10 +9,13 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
-from marey.config import Config
+from marey.config import Config, suggestion
+from marey.errors import ConfigError
 
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # of the shorter side; VideoMAE, after TSN
 ASPECT = (3 / 4, 4 / 3)
+TEN_CROP = 224 / 256  # of the shorter side
+CORNERS = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))  # halves of the room downwards and to the right; the centre last
 
 
 class AugmentConfig(Config):
@@ -22,7 +26,9 @@ class AugmentConfig(Config):
     scale: tuple[float, float] = (0.5, 1.0)
     """random_resized: smallest and largest share of the frame's area."""
     flip: float = Field(0.0, ge=0, le=1)
-    """Probability of a horizontal flip; keep 0 where left and right make a difference."""
+    """Probability of a horizontal flip; where left and right make a difference, 0, or name flip_classes."""
+    flip_classes: tuple[tuple[str, str], ...] = ()
+    """Pairs of classes that are each other's mirror image: a flipped clip of one is labelled as the other."""
 
     @field_validator("scale")
     @classmethod
@@ -44,10 +50,28 @@ class Box(NamedTuple):
 
 def draw_box(config: AugmentConfig, height: int, width: int, rng: np.random.Generator) -> Box:
     """Draw one clip's crop from frames of ``height`` × ``width``."""
-    box = {"multi_scale": _multi_scale, "random_resized": _random_resized, "center": _center}[config.crop](
-        config, height, width, rng
-    )
-    return box._replace(flip=bool(rng.random() < config.flip))
+    draw = {"multi_scale": _multi_scale, "random_resized": _random_resized, "center": _center}[config.crop]
+    return draw(config, height, width, rng)
+
+
+def draw_flip(config: AugmentConfig, rng: np.random.Generator) -> bool:
+    """Draw whether one clip is flipped."""
+    return bool(rng.random() < config.flip)
+
+
+def mirrored(config: AugmentConfig, names: Sequence[str]) -> dict[int, int]:
+    """What the label of a flipped clip becomes, for the labels that change; ``names``: of the classes by label.
+
+    Raises `ConfigError` where augment.flip_classes names a class that is not there, or one twice.
+    """
+    named = [name for pair in config.flip_classes for name in pair]
+    for name in named:
+        if name not in names:
+            raise ConfigError(f"augment.flip_classes: the table has no class {name!r}{suggestion(name, names)}")
+        if named.count(name) > 1:
+            raise ConfigError(f"augment.flip_classes: {name!r} is named twice; a class has one mirror image")
+    pairs = [(names.index(one), names.index(other)) for one, other in config.flip_classes]
+    return dict(pairs) | {other: one for one, other in pairs}
 
 
 def apply_box(frames: np.ndarray, box: Box, crop: int) -> Tensor:
@@ -62,8 +86,15 @@ def apply_box(frames: np.ndarray, box: Box, crop: int) -> Tensor:
 
 
 def view_box(height: int, width: int, place: int, spatial: int) -> Box:
-    """Square ``place`` of ``spatial`` (1 or 3) along the longer side of a frame, as tall as the shorter one."""
+    """Square ``place`` of ``spatial``: 1 or 3 along the longer side of a frame, as tall as the shorter one.
+
+    10: the four corners and the centre at 224 / 256 of the shorter side, then the same mirrored (Krizhevsky et al.
+    2012, Wang et al. 2016).
+    """
     short = min(height, width)
+    if spatial == 10:
+        side, (down, right) = max(1, round(short * TEN_CROP)), CORNERS[place % 5]
+        return Box((height - side) * down // 2, (width - side) * right // 2, side, side, flip=place >= 5)
     share = place / (spatial - 1) if spatial > 1 else 0.5
     return Box(round((height - short) * share), round((width - short) * share), short, short)
 
@@ -75,8 +106,7 @@ def _multi_scale(config: AugmentConfig, height: int, width: int, rng: np.random.
     near = [i for i in range(len(MULTI_SCALES)) if abs(i - first) <= 1]
     second = near[int(rng.integers(len(near)))]
     h, w = (max(1, round(short * MULTI_SCALES[i])) for i in (first, second))
-    corner = int(rng.integers(5))
-    down, right = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))[corner]
+    down, right = CORNERS[int(rng.integers(len(CORNERS)))]
     return Box((height - h) * down // 2, (width - w) * right // 2, h, w)
 
 

@@ -1,24 +1,25 @@
 """From a row and a sample of the plan to an example: choose frames, decode, crop. Pure, picklable, no state."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box, view_box
+from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box, draw_flip, view_box
 from marey.clips.batch import Batch
 from marey.clips.decode import read_frames
-from marey.clips.plan import Sample, rng_of
+from marey.clips.plan import FLIP_STREAM, Sample, rng_of
 from marey.clips.row import ClipRow
 from marey.clips.sample import SamplingConfig, ViewConfig, sample, view
 from marey.clips.table import ClipTable
 from marey.errors import ClipError
 
 ONE_VIEW = ViewConfig()
+_RATE_TOLERANCE = 1.02  # 30 frames a second are to be had from 29.97
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Pipeline:
     sampling: SamplingConfig
     augment: AugmentConfig
     views: ViewConfig = ONE_VIEW
+    mirrored: Mapping[int, int] = field(default_factory=dict)
+    """What the label of a flipped clip becomes, where it changes."""
 
     def check(self, table: ClipTable) -> None:
         """Raise `ClipError` if the table was prepared too small for these clips."""
@@ -40,6 +43,17 @@ class Pipeline:
                 f"backbone.crop={self.crop}; prepare a fitting one: "
                 f"jobs/prepare_clips.py videos=... table=... clips.short_side={self.crop}"
             )
+        self._check_rate(table)
+
+    def _check_rate(self, table: ClipTable) -> None:
+        wanted = self.sampling.fps
+        slowest = min(table.column("fps"), default=0.0) if wanted is not None else 0.0
+        if wanted is not None and wanted > slowest * _RATE_TOLERANCE:
+            raise ClipError(
+                f"clip table {table.path}: has rows of {slowest:g} frames a second, but clips.fps={wanted:g}; ask for "
+                "fewer, or where the videos have more, prepare them with more: "
+                f"jobs/prepare_clips.py videos=... table=... clips.fps={wanted:g}"
+            )
 
     def examples(self, row: ClipRow, samples: Sequence[Sample]) -> list[Tensor]:
         """One clip uint8 [T, H, W, C] for each sample of ``row`` that shares a decode key: decoded once."""
@@ -49,21 +63,30 @@ class Pipeline:
 
     def _indices(self, row: ClipRow, one: Sample) -> np.ndarray:
         if one.view < 0:
-            return sample(row, rng_of(one.decode_key), self.frames, self.sampling.stride)
+            return sample(row, rng_of(one.decode_key), self.frames, self.sampling)
         views = self.views
-        return view(row, self.frames, self.sampling.stride, one.view // views.spatial, views.temporal)
+        return view(row, self.frames, self.sampling, one.view // views.spatial, views.temporal)
 
     def _box(self, one: Sample, height: int, width: int) -> Box:
         if one.view < 0:
-            return draw_box(self.augment, height, width, rng_of(one.key))
+            box = draw_box(self.augment, height, width, rng_of(one.key))
+            return box._replace(flip=self._is_flipped(one))
         return view_box(height, width, one.view % self.views.spatial, self.views.spatial)
+
+    def _is_flipped(self, one: Sample) -> bool:
+        return one.view < 0 and draw_flip(self.augment, rng_of(one.key, FLIP_STREAM))
+
+    def _label(self, row: ClipRow, one: Sample) -> int | None:
+        if row.label is None or row.label not in self.mirrored or not self._is_flipped(one):
+            return row.label
+        return self.mirrored[row.label]
 
     def batch(self, rows: Sequence[ClipRow], samples: Sequence[Sample], threads: Executor | None = None) -> Batch:
         """The batch of ``samples``, where ``rows[i]`` is the row of ``samples[i]``; decoding releases the GIL."""
         groups = list(_repeats(rows, samples))
         made = (threads.map if threads else map)(lambda group: self.examples(*group), groups)
         clips = torch.stack([clip for examples in made for clip in examples])
-        labels = [row.label for row in rows]
+        labels = [self._label(row, one) for row, one in zip(rows, samples, strict=True)]
         return Batch(
             clip=clips.permute(0, 4, 1, 2, 3),
             key=torch.tensor([one.key for one in samples], dtype=torch.int64),

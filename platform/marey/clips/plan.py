@@ -14,11 +14,13 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-# What is drawn from a sample's key, each from a stream of its own (`rng_of`). Stream 0: its crop and flip.
+# What is drawn from a sample's key, each from a stream of its own (`rng_of`). Stream 0: its crop.
 MASK_STREAM = 1
 RANDAUGMENT_STREAM = 2
 MIX_STREAM = 3
 ERASE_STREAM = 4
+FLIP_STREAM = 5
+JITTER_STREAM = 6
 
 
 class Sample(NamedTuple):

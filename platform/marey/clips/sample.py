@@ -3,50 +3,101 @@
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from marey.clips.row import ClipRow
 from marey.config import Config
 
+_DEFAULT_STRIDE = 4.0
+
 
 class SamplingConfig(Config):
-    """Dense sampling: consecutive frames, ``stride`` apart, from a random start."""
+    """How the frames of a clip lie in its row.
 
-    stride: int = Field(4, gt=0)
-    """Stored frames from one frame of a clip to the next."""
+    Dense clips (Carreira and Zisserman 2017, Feichtenhofer et al. 2019) are frames at one distance, from a random
+    start; ``stride``, ``fps`` and ``duration`` are three ways to say that distance, of which one is given. The other
+    kinds spread over the whole row, whatever its length, and need none.
+    """
+
+    kind: Literal["dense", "segments", "uniform"] = "dense"
+    """dense; segments: a random frame of each of T equal parts (TSN); uniform: the same place in each, jittered."""
+    stride: float | None = Field(None, gt=0)
+    """dense: stored frames from one frame of a clip to the next; 4 where fps and duration are not given either."""
+    fps: float | None = Field(None, gt=0)
+    """dense: frames of a clip in a second of the video, at most the stored ones."""
+    duration: float | None = Field(None, gt=0)
+    """dense: seconds that a clip covers."""
+
+    @model_validator(mode="after")
+    def _one_distance(self) -> "SamplingConfig":
+        given = [f"{name}={value:g}" for name, value in self._distances().items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given; keep one, and set the other to none")
+        if given and self.kind != "dense":
+            raise ValueError(
+                f"{given[0]} has no meaning for kind={self.kind}, which spreads over the row; set it to none"
+            )
+        return self
+
+    def _distances(self) -> dict[str, float | None]:
+        return {"stride": self.stride, "fps": self.fps, "duration": self.duration}
+
+    def step(self, fps: float, frames: int) -> float:
+        """Stored frames, at ``fps`` a second, from one of a dense clip's ``frames`` to the next."""
+        if self.fps is not None:
+            return fps / self.fps
+        if self.duration is not None:
+            return fps * self.duration / frames
+        return self.stride or _DEFAULT_STRIDE
 
 
 class ViewConfig(Config):
-    """The views of an evaluation (Feichtenhofer et al. 2019 test with 10 × 3, VideoMAE with 5 × 3)."""
+    """The views of an evaluation (Feichtenhofer et al. 2019 test with 10 × 3, VideoMAE with 5 × 3, TSN with 1 × 10)."""
 
     temporal: int = Field(1, gt=0)
     """Clips spread evenly over each row; 1: its middle."""
-    spatial: Literal[1, 3] = 1
-    """Crops of each clip: 1: the centre; 3: both ends and the centre of the longer side."""
+    spatial: Literal[1, 3, 10] = 1
+    """Crops: 1: the centre; 3: both ends and the centre of the longer side; 10: corners and centre, and mirrored."""
 
 
-def sample(row: ClipRow, rng: np.random.Generator, frames: int, stride: int) -> np.ndarray:
+def sample(row: ClipRow, rng: np.random.Generator, frames: int, config: SamplingConfig) -> np.ndarray:
     """Indices int64 [T] into the row's frames.
 
-    Where the row is shorter than ``frames * stride`` the frames are spread over the whole of it, so that a short
-    video still moves; one with fewer frames than asked for repeats some.
+    Where the row is shorter than a dense clip the frames are spread over the whole of it, so that a short video
+    still moves; one with fewer frames than asked for repeats some.
     """
-    span = _span(row, frames, stride)
+    if config.kind == "segments":
+        return _of_parts(row, rng.random(frames))
+    if config.kind == "uniform":
+        return _of_parts(row, np.full(frames, rng.random()))
+    span = _span(row, frames, config)
     last = row.num_frames - 1
     start = rng.uniform(0, last - span + 1) if last > span else 0.0
     return _spread(row, start, span, frames)
 
 
-def view(row: ClipRow, frames: int, stride: int, place: int, temporal: int) -> np.ndarray:
-    """Indices int64 [T] of clip ``place`` of ``temporal`` that are spread evenly from the row's start to its end."""
-    span = _span(row, frames, stride)
+def view(row: ClipRow, frames: int, config: SamplingConfig, place: int, temporal: int) -> np.ndarray:
+    """Indices int64 [T] of clip ``place`` of ``temporal``.
+
+    Dense clips are spread evenly from the row's start to its end; of the other kinds, view p of P takes the frame at
+    (p + 1/2) / P of each part: the middle where there is one view.
+    """
+    if config.kind != "dense":
+        return _of_parts(row, np.full(frames, (place + 0.5) / temporal))
+    span = _span(row, frames, config)
     share = place / (temporal - 1) if temporal > 1 else 0.5
     return _spread(row, (row.num_frames - 1 - span) * share, span, frames)
 
 
-def _span(row: ClipRow, frames: int, stride: int) -> float:
-    """Frames between the first and the last of a clip."""
-    return min(float(stride * (frames - 1)), float(row.num_frames - 1))
+def _of_parts(row: ClipRow, places: np.ndarray) -> np.ndarray:
+    """One frame of each of T equal parts of the row; ``places`` [T], 0..1, say where in its part each lies."""
+    edges = (np.arange(len(places)) + places) * row.num_frames / len(places)
+    return np.minimum(np.floor(edges + 1e-9), row.num_frames - 1).astype(np.int64)
+
+
+def _span(row: ClipRow, frames: int, config: SamplingConfig) -> float:
+    """Frames between the first and the last of a dense clip."""
+    return min(config.step(row.fps, frames) * (frames - 1), float(row.num_frames - 1))
 
 
 def _spread(row: ClipRow, start: float, span: float, frames: int) -> np.ndarray:

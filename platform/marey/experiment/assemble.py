@@ -8,6 +8,7 @@ import torch
 from torch import distributed
 
 from marey.backbones import zoo
+from marey.clips.augment import mirrored
 from marey.clips.loader import FeedOrder
 from marey.clips.pipeline import Pipeline
 from marey.clips.plan import EvaluationPlan, Plan
@@ -42,7 +43,11 @@ def feed_order(training: Training, table: ClipTable, world: int) -> FeedOrder:
     rows = table.split(training.split)
     if training.recipe.labelled:
         rows.check_labelled()
-    pipeline = Pipeline(backbone.frames, backbone.crop, training.clips, training.augment, training.validation.views)
+    augment = training.augment
+    swapped = mirrored(augment, table.class_names()) if augment.flip_classes else {}
+    pipeline = Pipeline(
+        backbone.frames, backbone.crop, training.clips, augment, training.validation.views, mirrored=swapped
+    )
     pipeline.check(rows)
     plan = Plan(len(rows), training.seed, training.repeats)
     return FeedOrder(rows, plan, pipeline, training.batch, training.micro_batch(world))

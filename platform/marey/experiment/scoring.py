@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from marey.backbones import zoo
 from marey.backbones.base import BackboneConfig
-from marey.clips.sample import ViewConfig
+from marey.clips.sample import SamplingConfig, ViewConfig
 from marey.config import Config
 from marey.experiment.fleet import FleetConfig
 from marey.experiment.paths import AbsolutePath, default_results
@@ -22,8 +22,8 @@ class Scoring(Config):
     """Of a run: the checkpoint that was best in its validations, or the last."""
     backbone: Annotated[SerializeAsAny[BackboneConfig], BeforeValidator(zoo.from_setting)] | None = None
     """Only for a file of weights: which model they are of (for a run, its own)."""
-    stride: int | None = Field(None, gt=0)
-    """Stored frames from one frame of a clip to the next; none: as in the run's training."""
+    clips: SamplingConfig | None = None
+    """Which frames make a clip; none: as in the run's training."""
     results: AbsolutePath = Field(default_factory=default_results)
     """Where runs and tables are kept; $MAREY_HOME, else ~/marey."""
     views: ViewConfig = ViewConfig()

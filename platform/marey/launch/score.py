@@ -18,6 +18,7 @@ from marey.clips.pipeline import Pipeline
 from marey.clips.prepare import ClipStorage, prepare_all
 from marey.clips.sample import SamplingConfig
 from marey.clips.table import ClipTable, open_table
+from marey.config import validate
 from marey.engine.evaluate import per_source
 from marey.engine.strategy import EngineConfig, device_of
 from marey.errors import ClipError, ConfigError
@@ -104,8 +105,8 @@ def _open(scoring: Scoring) -> Opened:
 def _order(scoring: Scoring, opened: Opened, rows: ClipTable) -> FeedOrder:
     backbone = opened.backbone or scoring.backbone
     assert backbone is not None
-    stride = scoring.stride or opened.settings.get("clips", {}).get("stride") or SamplingConfig().stride
-    pipeline = Pipeline(backbone.frames, backbone.crop, SamplingConfig(stride=stride), AugmentConfig(), scoring.views)
+    sampling = scoring.clips or validate(SamplingConfig, opened.settings.get("clips", {}))
+    pipeline = Pipeline(backbone.frames, backbone.crop, sampling, AugmentConfig(), scoring.views)
     pipeline.check(rows)
     return evaluation_order(rows, pipeline, scoring.batch)
 
