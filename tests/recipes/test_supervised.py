@@ -7,6 +7,7 @@ from torch.nn import functional
 from marey.backbones.zoo import configure
 from marey.clips.batch import Batch
 from marey.clips.erase import EraseConfig
+from marey.clips.jitter import JitterConfig
 from marey.clips.mix import MixConfig
 from marey.clips.randaugment import RandAugmentConfig
 from marey.config import override
@@ -48,6 +49,23 @@ def test_smoothing_is_torchs(batch):
     recipe = built(SupervisedConfig(label_smoothing=0.2))
     expected = functional.cross_entropy(recipe.model(normalise(batch.clip)), batch.label, label_smoothing=0.2)
     assert recipe(batch).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SupervisedConfig(randaugment=RandAugmentConfig(ops=1)), SupervisedConfig(jitter=JitterConfig(grey=0.5))],
+    ids=["randaugment", "jitter"],
+)
+def test_the_model_sees_normalised_pixels_also_of_augmented_clips(batch, config):
+    recipe, seen = built(config), []
+    recipe.model.register_forward_pre_hook(lambda model, given: seen.append(given[0]))
+    recipe(batch)
+    plain = normalise(batch.clip)
+    same = [torch.allclose(one, other, atol=1e-5) for one, other in zip(seen[0], plain, strict=True)]
+    assert any(same)
+    assert not all(same)
+    assert seen[0].min() >= plain.min() - 1e-5
+    assert seen[0].max() <= plain.max() + 1e-5
 
 
 def test_what_is_drawn_does_not_depend_on_how_the_batch_is_cut(batch):

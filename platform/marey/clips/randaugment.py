@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from marey.clips import color
 from marey.config import Config
 
 _GREY = 128.0  # what shows where a picture was moved away
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grey
 
 
 class RandAugmentConfig(Config):
@@ -119,27 +119,6 @@ def _solarize_add(clip: Tensor, level: Tensor) -> Tensor:
     return torch.where(clip < 128, (clip + level).clamp(max=255), clip)
 
 
-def _grey(clip: Tensor) -> Tensor:
-    if clip.shape[1] != 3:
-        return clip.mean(1, keepdim=True)
-    weights = torch.tensor(_LUMA, device=clip.device, dtype=clip.dtype).view(1, 3, 1, 1, 1)
-    return (clip * weights).sum(1, keepdim=True)
-
-
-def _blend(other: Tensor, clip: Tensor, level: Tensor) -> Tensor:
-    """``other`` at level 0, the clip at 1, and on beyond."""
-    return (other + level * (clip - other)).clamp(0, 255)
-
-
-def _color(clip: Tensor, level: Tensor) -> Tensor:
-    return _blend(_grey(clip).expand_as(clip), clip, level)
-
-
-def _contrast(clip: Tensor, level: Tensor) -> Tensor:
-    """Around the mean grey of each frame."""
-    return _blend(_grey(clip).mean((1, -2, -1), keepdim=True), clip, level)
-
-
 def _sharpness(clip: Tensor, level: Tensor) -> Tensor:
     """Against a 3 × 3 smoothing that leaves the border as it is."""
     b, c, t, h, w = clip.shape
@@ -149,7 +128,7 @@ def _sharpness(clip: Tensor, level: Tensor) -> Tensor:
     inner = functional.conv2d(frames, (kernel / kernel.sum()).view(1, 1, 3, 3))
     smooth = frames.clone()
     smooth[..., 1:-1, 1:-1] = inner
-    return _blend(smooth.view(b, t, c, h, w).transpose(1, 2), clip, level)
+    return color.blend(smooth.view(b, t, c, h, w).transpose(1, 2), clip, level)
 
 
 Theta = Callable[[Tensor, float], tuple[float | Tensor, ...]]
@@ -189,9 +168,9 @@ _OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "posterize": _posterize,
     "solarize": _solarize,
     "solarize_add": _solarize_add,
-    "color": _color,
-    "contrast": _contrast,
-    "brightness": lambda clip, level: (clip * level).clamp(0, 255),
+    "color": color.saturation,
+    "contrast": color.contrast,
+    "brightness": color.brightness,
     "sharpness": _sharpness,
     "shear_x": _moved(lambda level, aspect: (1.0, level * aspect, 0.0, 0.0, 1.0, 0.0)),
     "shear_y": _moved(lambda level, aspect: (1.0, 0.0, 0.0, level / aspect, 1.0, 0.0)),

@@ -9,11 +9,10 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalise(clip: Tensor) -> Float[Tensor, "b c *size"]:
-    """uint8 0..255 (or float 0..1) [B, 3, ...] to float32, (x - mean) / std in each channel."""
+    """Pixels 0..255 [B, 3, ...], uint8 or float, to float32: (x / 255 - mean) / std in each channel."""
     mean, std = _statistics(clip, 1)
-    scale = 255.0 if clip.dtype == torch.uint8 else 1.0
     # One multiply and one add, from uint8 straight to the result.
-    return clip.float().mul_(1 / (scale * std)).sub_(mean / std) if scale != 1.0 else (clip - mean) / std
+    return (clip * (1 / (255 * std))).sub_(mean / std)
 
 
 def denormalise(pixels: Float[Tensor, "*size"], channel: int = 1) -> Float[Tensor, "*size"]:

@@ -10,6 +10,7 @@ from marey.backbones.base import BackboneConfig, Classifier
 from marey.clips import erase, mix, randaugment
 from marey.clips.batch import Batch
 from marey.clips.erase import EraseConfig
+from marey.clips.jitter import JitterConfig, jitter
 from marey.clips.mix import MixConfig
 from marey.clips.plan import RANDAUGMENT_STREAM, rng_of
 from marey.clips.randaugment import RandAugmentConfig
@@ -32,6 +33,8 @@ class SupervisedConfig(RecipeConfig):
     """Mixup and CutMix."""
     randaugment: RandAugmentConfig = RandAugmentConfig()
     """RandAugment."""
+    jitter: JitterConfig = JitterConfig()
+    """Colour jitter."""
     erase: EraseConfig = EraseConfig()
     """Random erasing."""
 
@@ -81,6 +84,7 @@ class Supervised(Recipe):
             keys = batch.key.tolist()
             draws = [randaugment.draw(config.randaugment, rng_of(key, RANDAUGMENT_STREAM)) for key in keys]
             clip = randaugment.apply(clip.float(), draws)
+        clip = jitter(clip if config.jitter.is_off else clip.float(), batch.key, config.jitter)
         return erase.erase(normalise(clip), batch.key, config.erase)
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Colours of clips, batched on any device: the blends that RandAugment and colour jitter are made of.
+
+Pixels are floats 0..255, [B, C, T, H, W]; a level is a tensor that broadcasts against them, and 1 changes nothing.
+"""
+
+import torch
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grey
+
+
+def grey(clip: Tensor) -> Tensor:
+    """Luma [B, 1, T, H, W]; the mean of the channels where they are not RGB."""
+    if clip.shape[1] != 3:
+        return clip.mean(1, keepdim=True)
+    weights = torch.tensor(LUMA, device=clip.device, dtype=clip.dtype).view(1, 3, 1, 1, 1)
+    return (clip * weights).sum(1, keepdim=True)
+
+
+def blend(other: Tensor, clip: Tensor, level: Tensor) -> Tensor:
+    """``other`` at level 0, the clip at 1, and on beyond."""
+    return (other + level * (clip - other)).clamp(0, 255)
+
+
+def brightness(clip: Tensor, level: Tensor) -> Tensor:
+    """Against black."""
+    return (clip * level).clamp(0, 255)
+
+
+def contrast(clip: Tensor, level: Tensor) -> Tensor:
+    """Against the mean grey of each frame."""
+    return blend(grey(clip).mean((1, -2, -1), keepdim=True), clip, level)
+
+
+def saturation(clip: Tensor, level: Tensor) -> Tensor:
+    """Against grey."""
+    return blend(grey(clip).expand_as(clip), clip, level)
+
+
+def hue(clip: Tensor, turn: Tensor) -> Tensor:
+    """RGB with its hue moved by ``turn`` of the colour circle (-0.5..0.5; 0 changes nothing), as HSV defines it."""
+    if clip.shape[1] != 3:
+        return clip
+    value, low = clip.amax(1), clip.amin(1)
+    chroma = value - low
+    red, green, blue = clip.unbind(1)
+    safe = chroma.clamp(min=1e-6)
+    sixth = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    sixth = sixth + 6 * turn.squeeze(1)
+    # Each channel falls off from the value where the hue is far from its own (Smith 1978, without branches).
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        place = (sixth + offset) % 6
+        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
+    return torch.stack(channels, 1)
