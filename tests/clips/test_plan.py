@@ -1,5 +1,7 @@
 """The order is a function of seed and epoch alone."""
 
+import tracemalloc
+
 import pytest
 
 from marey.clips.plan import Plan, plan
@@ -47,3 +49,12 @@ def test_an_index_beyond_the_epoch_is_refused():
     with pytest.raises(IndexError):
         plan(5, 0, 0)[5]
     assert plan(5, 0, 0)[-1] == plan(5, 0, 0)[4]
+
+
+def test_a_hundred_million_rows_need_no_list():
+    tracemalloc.start()
+    found = Plan(rows=10**8, seed=5, repeats=2).slice(step=10**6, batch=256)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+    assert len({one.row for one in found}) == 128
+    assert 10**7 < sum(one.row for one in found) / 256 < 9 * 10**7

@@ -1,18 +1,20 @@
 """The order of training: which row of a clip table is sample i of an epoch, and the random key of every sample.
 
 A pure function of (rows, seed, epoch), so that any number of workers, a restart in the middle of an epoch, and a
-different way of feeding all see the same samples. `Plan` strings the epochs together into one stream: sample g of
-the stream is sample ``g % length`` of epoch ``g // length``, and step s of a global batch B takes the samples
-``[s·B, (s+1)·B)``, of which each worker takes a contiguous slice.
+different way of feeding all see the same samples; no list of rows is held. `Plan` strings the epochs together into
+one stream: sample g of the stream is sample ``g % length`` of epoch ``g // length``, and step s of a global batch B
+takes the samples ``[s·B, (s+1)·B)``, of which each worker takes a contiguous slice.
 """
 
 import hashlib
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple, overload
 
 import numpy as np
+
+from marey.clips.permutation import permuted
+from marey.clips.quotas import Quotas
 
 # What is drawn from a sample's key, each from a stream of its own (`rng_of`). Stream 0: its crop.
 MASK_STREAM = 1
@@ -33,7 +35,7 @@ class Sample(NamedTuple):
     key: int
     """63-bit key of (seed, epoch, sample): crop, flip, masks, drop path."""
     decode_key: int
-    """63-bit key of (seed, epoch, row): which frames; the same for all repeats of a row, which decode once."""
+    """63-bit key of (seed, epoch, turn): which frames; the same for all repeats of a row, which decode once."""
     view: int = -1
     """Place in the grid of evaluation views (time, then space); -1: frames and crop are drawn from the keys."""
 
@@ -49,7 +51,8 @@ class Plan:
     rows: int
     seed: int = 0
     repeats: int = 1
-    shuffle: bool = True
+    quotas: Quotas | None = None
+    """How often each class comes; None: every row once."""
 
     @property
     def epoch_length(self) -> int:
@@ -62,15 +65,32 @@ class Plan:
 
     def sample(self, index: int) -> Sample:
         """Sample ``index`` of the stream."""
-        epoch, place = divmod(index, self.epoch_length)
-        row = int(order(self.rows, self.seed, epoch)[place // self.repeats]) if self.shuffle else place // self.repeats
-        return Sample(epoch, row, key_of(self.seed, epoch, place), key_of(self.seed, epoch, row, "decode"))
+        return self.samples(index, index + 1)[0]
+
+    def samples(self, first: int, stop: int) -> list[Sample]:
+        """Samples ``first`` to ``stop`` (exclusive) of the stream."""
+        if stop <= first:
+            return []
+        epochs, places = np.divmod(np.arange(first, stop), self.epoch_length)
+        turns = places // self.repeats
+        rows = np.concatenate([self._rows(turns[epochs == one], int(one)) for one in np.unique(epochs)])
+        return [
+            Sample(epoch, row, key_of(self.seed, epoch, place), key_of(self.seed, epoch, turn, "decode"))
+            for epoch, place, turn, row in zip(*(one.tolist() for one in (epochs, places, turns, rows)), strict=True)
+        ]
+
+    def _rows(self, turns: np.ndarray, epoch: int) -> np.ndarray:
+        """The rows that come at ``turns`` (int64 [n], repeats counted once) of an epoch."""
+        slots = permuted(turns, self.rows, key_of(self.seed, epoch, 0, "order"))
+        if self.quotas is None:
+            return slots
+        return self.quotas.rows(slots, epoch, key_of(self.seed, 0, 0, "class"))
 
     def slice(self, step: int, batch: int, rank: int = 0, world: int = 1) -> list[Sample]:
         """The samples of one worker at one step: its contiguous share of the global batch."""
         share = batch // world
         first = step * batch + rank * share
-        return [self.sample(index) for index in range(first, first + share)]
+        return self.samples(first, first + share)
 
 
 @dataclass(frozen=True)
@@ -94,8 +114,11 @@ class EvaluationPlan(Plan):
         """Views in all."""
         return self.rows * self.views
 
-    def sample(self, index: int) -> Sample:
-        """View ``index``; the views of one moment share a decode key, and are decoded once."""
+    def samples(self, first: int, stop: int) -> list[Sample]:
+        """See `Plan.samples`; the views of one moment share a decode key, and are decoded once."""
+        return [self._view(index) for index in range(first, stop)]
+
+    def _view(self, index: int) -> Sample:
         epoch, place = divmod(index, self.epoch_length)
         row, view = divmod(place, self.views)
         return Sample(epoch, row, index, index // self.spatial, view)
@@ -117,7 +140,8 @@ class EpochPlan(Sequence[Sample]):
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            first, stop, step = index.indices(len(self))
+            return self.stream.samples(self.epoch * len(self) + first, self.epoch * len(self) + stop)[::step]
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of an epoch of {len(self)}")
         return self.stream.sample(self.epoch * len(self) + index % len(self))
@@ -127,12 +151,6 @@ def plan(table: Sized | int, seed: int, epoch: int, repeats: int = 1) -> EpochPl
     """``plan(table, seed, epoch)[i]`` is sample i of that epoch's global order."""
     rows = table if isinstance(table, int) else len(table)
     return EpochPlan(Plan(rows, seed, repeats), epoch)
-
-
-@lru_cache(maxsize=4)
-def order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of the rows, int64 [rows]; Philox keyed by (seed, epoch)."""
-    return rng_of(key_of(seed, epoch, 0, "order")).permutation(rows)
 
 
 def key_of(seed: int, epoch: int, index: int, what: str = "sample") -> int:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -136,7 +137,7 @@ def read_manifest(path: Path | str) -> Manifest:
 class ClipTable:
     """An open table: rows by number, in the order of its manifest. Safe to share between threads and to pickle."""
 
-    def __init__(self, path: Path, manifest: Manifest, chosen: tuple[int, ...] | None = None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, chosen: np.ndarray | None = None) -> None:
         self.path = path
         self.manifest = manifest
         self._chosen = chosen
@@ -150,7 +151,7 @@ class ClipTable:
 
     def select(self, rows: Sequence[int]) -> "ClipTable":
         """The table of these rows alone, numbered anew in this order."""
-        return ClipTable(self.path, self.manifest, tuple(self._number(row) for row in rows))
+        return ClipTable(self.path, self.manifest, np.array([self._number(row) for row in rows], np.int64))
 
     def split(self, name: str | None) -> "ClipTable":
         """The rows of one split (None: all rows); `ClipError` naming the splits there are where it has none."""
@@ -195,7 +196,7 @@ class ClipTable:
         return ClipTable(self.path, self.manifest), [self._number(row) for row in rows]
 
     def _number(self, row: int) -> int:
-        return row if self._chosen is None else self._chosen[row]
+        return row if self._chosen is None else int(self._chosen[row])
 
     @property
     def fingerprint(self) -> str:

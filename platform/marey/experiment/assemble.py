@@ -12,6 +12,7 @@ from marey.clips.augment import mirrored
 from marey.clips.loader import FeedOrder
 from marey.clips.pipeline import Pipeline
 from marey.clips.plan import EvaluationPlan, Plan
+from marey.clips.quotas import Quotas, quotas
 from marey.clips.table import ClipTable
 from marey.config import to_tree
 from marey.engine import checkpoint, strategy
@@ -49,8 +50,15 @@ def feed_order(training: Training, table: ClipTable, world: int) -> FeedOrder:
         backbone.frames, backbone.crop, training.clips, augment, training.validation.views, mirrored=swapped
     )
     pipeline.check(rows)
-    plan = Plan(len(rows), training.seed, training.repeats)
+    plan = Plan(len(rows), training.seed, training.repeats, _quotas(training, rows))
     return FeedOrder(rows, plan, pipeline, training.batch, training.micro_batch(world))
+
+
+def _quotas(training: Training, rows: ClipTable) -> Quotas | None:
+    if training.balance.is_off:
+        return None
+    rows.check_labelled()
+    return quotas(rows.column("label"), rows.class_names(), training.balance)
 
 
 def total_steps(training: Training, table: ClipTable) -> int:

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from marey.backbones import zoo
 from marey.backbones.base import BackboneConfig
 from marey.clips.augment import AugmentConfig
+from marey.clips.quotas import BalanceConfig
 from marey.clips.sample import SamplingConfig, ViewConfig
 from marey.config import Config
 from marey.engine.checkpoint import CheckpointConfig
@@ -54,6 +55,8 @@ class Training(Config):
     """Global batch: clips of one optimiser step, over all workers and accumulated passes."""
     repeats: int = Field(1, gt=0)
     """Samples that each row gives in an epoch, decoded once (repeated augmentation)."""
+    balance: BalanceConfig = BalanceConfig()
+    """Which classes come more often than their rows do."""
     seed: int = Field(0, ge=0)
     """Seeds the weights, the order, the crops and the masks."""
     backbone: Annotated[SerializeAsAny[BackboneConfig], BeforeValidator(zoo.from_setting)]
