@@ -10,7 +10,7 @@ from marey.clips.motion_shapes import CLASSES, REVERSED, draw_clip, write_motion
 
 
 def steps(frames: list[np.ndarray], axis: int) -> np.ndarray:
-    """Direction of the shape's steps along an axis (0 down, 1 right), by the shift that fits best."""
+    """Direction of the shapes' steps along an axis (0 down, 1 right), by the shift that fits best."""
     clip = [frame.mean(2) - np.median(frame.mean(2)) for frame in frames]
     shifts = range(-6, 7)
     best = [max(shifts, key=lambda d: (np.roll(a, d, axis) * b).sum()) for a, b in itertools.pairwise(clip)]
@@ -21,7 +21,7 @@ DIRECTIONS = [("translate_right", 1, 1), ("translate_left", 1, -1), ("translate_
 
 
 @pytest.mark.parametrize(("kind", "axis", "sign"), DIRECTIONS)
-def test_a_shape_moves_where_its_class_says_and_backwards_where_its_partner_says(kind, axis, sign):
+def test_shapes_move_where_its_class_says_and_backwards_where_its_partner_says(kind, axis, sign):
     clips = [list(draw_clip(kind, seed, size=64, frames=8)) for seed in range(8)]
     assert np.concatenate([steps(clip, axis) == sign for clip in clips]).mean() > 0.8
     assert np.concatenate([steps(clip[::-1], axis) == -sign for clip in clips]).mean() > 0.8

@@ -1,7 +1,7 @@
 """A synthetic set whose eight classes differ only by motion, to prove that a model sees time.
 
-A shape moves to the right or left, down or up, turns one way or the other, grows or shrinks. Any single frame has the
-same distribution in all classes: places are uniform on a picture that wraps around, angles uniform, and sizes run
+A few shapes all move to the right or left, down or up, turn one way or the other, grow or shrink. Any single frame has
+the same distribution in all classes: places are uniform on a picture that wraps around, angles uniform, and sizes run
 through the same sawtooth in both directions. The classes are pairs of each other's time reversal, so a model that does
 not see the order of frames cannot tell more than the four kinds of motion apart, and one that sees a single frame
 nothing: 1/2 and 1/8 at best, in expectation.
@@ -11,6 +11,7 @@ import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -28,6 +29,7 @@ LABELS = "labels.csv"
 _SIZE = 96  # pixels
 _FRAMES = 32
 _FPS = 15
+_SHAPES = 4
 _FINE = 3  # pixels drawn for each pixel kept, along each side
 _SAWTOOTH_FRAMES = 20  # of one run through all sizes
 # Corners of shapes without any symmetry that would hide a turn, around (0, 0), within the unit circle.
@@ -39,27 +41,64 @@ _OUTLINES = (
 )
 
 
+class _Shape(NamedTuple):
+    """One shape before it moves; lengths in pixels."""
+
+    outline: np.ndarray
+    place: np.ndarray
+    angle: float
+    speed: float
+    """Pixels a frame, where the class is a translation."""
+    turn: float
+    """Radians a frame, where it is a rotation."""
+    phase: float
+    """Place in the sawtooth of sizes, where it grows or shrinks."""
+    ink: np.ndarray
+
+
 def draw_clip(kind: str, seed: int, size: int = _SIZE, frames: int = _FRAMES) -> Iterator[np.ndarray]:
     """The frames of one clip, uint8 [size, size, 3]; everything but ``kind`` of the motion comes from ``seed``."""
     rng = np.random.default_rng(seed)
-    outline = np.array(_OUTLINES[rng.integers(len(_OUTLINES))]) * rng.uniform(0.11, 0.19) * size
-    start, angle = rng.uniform(0, size, 2), rng.uniform(0, 2 * math.pi)
-    speed, turn, phase = rng.uniform(0.016, 0.042) * size, rng.uniform(0.1, 0.25), rng.uniform(0, 1)
-    ink, paper = rng.uniform(90, 255, 3), rng.uniform(0, 110, 3)
-    texture = rng.normal(0, 12, (size // 8, size // 8, 1)).repeat(8, 0).repeat(8, 1)
+    shapes = [_draw_shape(rng, size) for _ in range(_SHAPES)]
+    paper = rng.uniform(20, 90, 3) + _clouds(rng, size)
     sign = 1.0 if CLASSES.index(kind) % 2 == 0 else -1.0
     motion = kind.split("_")[0]
     for frame in range(frames):
-        place, turned, scale = start.copy(), angle, 1.0
-        if motion == "translate":
-            place[0 if kind.endswith(("right", "left")) else 1] += sign * speed * frame
-        elif motion == "rotate":
-            turned += sign * turn * frame
-        else:
-            scale = 0.55 + 0.9 * ((phase + sign * frame / _SAWTOOTH_FRAMES) % 1.0)
-        cover = _cover(outline * scale, turned, place, size)[..., None]
-        pixels = (paper + texture) * (1 - cover) + ink * cover + rng.normal(0, 4, (size, size, 1))
-        yield pixels.clip(0, 255).astype(np.uint8)
+        pixels = paper
+        for shape in shapes:
+            cover = _cover(*_moved(shape, motion, kind.endswith(("right", "left")), sign * frame), size)[..., None]
+            pixels = pixels * (1 - cover) + shape.ink * cover
+        noise = rng.normal(0, 1, (size, size, 1))
+        yield (pixels + noise).clip(0, 255).astype(np.uint8)
+
+
+def _draw_shape(rng: np.random.Generator, size: int) -> _Shape:
+    return _Shape(
+        outline=np.array(_OUTLINES[rng.integers(len(_OUTLINES))]) * rng.uniform(0.13, 0.21) * size,
+        place=rng.uniform(0, size, 2),
+        angle=rng.uniform(0, 2 * math.pi),
+        speed=rng.uniform(0.016, 0.042) * size,
+        turn=rng.uniform(0.1, 0.25),
+        phase=rng.uniform(0, 1),
+        ink=rng.uniform(90, 255, 3),
+    )
+
+
+def _moved(shape: _Shape, motion: str, sideways: bool, time: float) -> tuple[np.ndarray, float, np.ndarray]:
+    """Outline, angle and place of a shape after ``time`` frames, which may be negative."""
+    if motion == "translate":
+        step = np.array([shape.speed, 0.0] if sideways else [0.0, shape.speed])
+        return shape.outline, shape.angle, shape.place + step * time
+    if motion == "rotate":
+        return shape.outline, shape.angle + shape.turn * time, shape.place
+    scale = 0.55 + 0.9 * ((shape.phase + time / _SAWTOOTH_FRAMES) % 1.0)
+    return shape.outline * scale, shape.angle, shape.place
+
+
+def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Soft light and dark, [size, size, 1]."""
+    coarse = Image.fromarray(rng.normal(0, 18, (5, 5)).astype(np.float32))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))[..., None]
 
 
 def _cover(outline: np.ndarray, angle: float, place: np.ndarray, size: int) -> np.ndarray:

@@ -21,8 +21,8 @@ from marey.errors import MareyError
 from marey.launch.local_cluster import LocalCluster
 from marey.launch.submit import ROOT, run_program, submit
 
-PER_CLASS = 150
-_TRAINED = 840  # training videos of the motion shapes, for which the settings' epochs are meant
+PER_CLASS = 360
+_TRAINED = 2016  # training videos of the motion shapes, for which the settings' epochs are meant
 # Name, the model's settings, and those of a pre-training that it starts from.
 MODELS: tuple[tuple[str, str, tuple[str, str] | None], ...] = (
     ("3D ResNet", "learn_resnet3d", None),
