@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from submitting import SMALL, run_script
+from submitting import SMALL, mlflow_runs, run_script
 
 JOB = "jobs/pretrain_videomae.py"
 
@@ -79,3 +79,17 @@ def test_videos_alone_are_prepared_first(videos: Path, tmp_path: Path):
     ended = run_script(JOB, *SMALL, f"videos={videos}", f"results={tmp_path}", "fleet.workers=0", "epochs=1")
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "tables" / videos.name / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_table_is_described_and_its_card_is_in_mlflow_with_the_data_set(labelled, tmp_path: Path):
+    words = ["jobs/describe_clips.py", f"table={labelled.path}", f"results={tmp_path}", f"output={tmp_path}/card.html"]
+    ended = run_script(*words, "workers=0")
+    assert ended.returncode == 0, ended.stderr
+    [run] = mlflow_runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["rows"] == 48
+    [used] = run.inputs.dataset_inputs
+    assert used.dataset.name == labelled.path.name
+    assert labelled.fingerprint.startswith(used.dataset.digest)
+    assert next(tmp_path.rglob("artifacts/card.html")).read_text() == (tmp_path / "card.html").read_text()

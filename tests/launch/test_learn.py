@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from marey.config import override
+from marey.config import override, read_yaml
 from marey.launch import learn
 from submitting import ROOT
 
@@ -28,7 +28,8 @@ def test_a_set_that_names_splits_is_taken_as_it_is(tmp_path: Path):
 
 def test_a_smaller_set_is_trained_for_as_many_steps(labelled):
     words = dict(word.split("=") for word in learn._enough_epochs(labelled.path, "learn_resnet3d"))
-    assert float(words["epochs"]) * 32 == pytest.approx(16 * 840, rel=0.01)
+    whole = read_yaml(ROOT / "jobs/learn_resnet3d.yaml")["epochs"] * learn._TRAINED
+    assert float(words["epochs"]) * len(labelled.split("train")) == pytest.approx(whole, rel=0.01)
 
 
 @pytest.mark.parametrize(("settings", "pretraining"), [(one[1], one[2]) for one in learn.MODELS])

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from marey.clips.loader import FeedOrder
+from marey.clips.table import ClipTable
 from marey.config import flatten
 from marey.engine.evaluate import Scores
 from marey.engine.pictures import judgement_pictures
@@ -15,7 +16,7 @@ from marey.experiment.revision import revision
 from marey.experiment.scoring import Evaluation
 from marey.inference.opened import Opened
 from marey.inference.report import class_lines, write_report
-from marey.tracking.base import RunDescription, Trackers
+from marey.tracking.base import DatasetNote, RunDescription, Trackers
 from marey.tracking.delivery import read_place
 from marey.tracking.jsonl import JsonlTracker
 from marey.tracking.links import run_url, ui_command
@@ -28,6 +29,12 @@ def trackers(tracking: TrackingConfig, results: Path) -> Trackers:
     """The store is looked up here: a tracker may run in a process that does not have this one's environment."""
     uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     return Trackers(JsonlTracker(), MlflowTracker(tracking.replace(uri=uri), results))
+
+
+def dataset_note(table: ClipTable) -> DatasetNote:
+    """What MLflow lists of a clip table."""
+    counts = {"rows": len(table), **table.manifest.counts}
+    return DatasetNote(table.path.name, table.fingerprint, str(table.path), counts)
 
 
 def say_results(lines: list[tuple[str, Any]], directory: Path) -> None:
@@ -55,7 +62,7 @@ def record_evaluation(
     found = write_report(directory, scores, classes, facts)
     tracker, step = trackers(evaluation.tracking, evaluation.results), opened.step or 0
     name = f"{directory.parent.parent.name}-{directory.name}"
-    tracker.start(RunDescription(name, directory, flatten(evaluation), _tags(opened, order)))
+    tracker.start(RunDescription(name, directory, flatten(evaluation), _tags(opened, order), dataset_note(order.table)))
     tracker.metrics(step, {f"evaluation/{name}": value for name, value in found["metrics"].items()})
     for key, picture in judgement_pictures(scores, order, list(classes)).items():
         tracker.picture(step, key, picture)

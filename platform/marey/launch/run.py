@@ -8,8 +8,8 @@ from typing import Any
 
 from marey.config import Config, override
 from marey.errors import ConfigError, MareyError
-from marey.experiment import Evaluation, Prediction, Preparation, Sweep, Training
-from marey.launch import prepare, score, signals, train, tune
+from marey.experiment import Description, Evaluation, Prediction, Preparation, Sweep, Training
+from marey.launch import describe, prepare, score, signals, train, tune
 from marey.launch.help import show_help
 
 HELP_WORDS = {"--help", "-h", "help"}
@@ -48,6 +48,8 @@ def _run(job: Config, search: Mapping[str, Any] | None, sweep: Sweep | None, wor
             train.run(settings, words, script)
         elif isinstance(settings, Preparation):
             prepare.run(settings)
+        elif isinstance(settings, Description):
+            describe.run(settings)
         elif isinstance(settings, Evaluation):
             score.evaluate(settings)
         elif isinstance(settings, Prediction):

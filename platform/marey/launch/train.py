@@ -18,7 +18,7 @@ from marey.experiment import Preparation, Training, assemble
 from marey.experiment.revision import revision
 from marey.experiment.run import Run, fresh_name, open_run
 from marey.launch import prepare, signals
-from marey.launch.records import say_results, trackers
+from marey.launch.records import dataset_note, say_results, trackers
 from marey.tracking.base import RunDescription, Tracker
 
 
@@ -106,7 +106,7 @@ def description(training: Training, table: ClipTable, directory: Path, job: str,
         "cluster": cluster,
         **revision(),
     }
-    return RunDescription(str(training.name), directory, flatten(training), tags)
+    return RunDescription(str(training.name), directory, flatten(training), tags, dataset_note(table))
 
 
 def _say_plan(

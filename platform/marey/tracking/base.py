@@ -11,6 +11,18 @@ EndStatus = Literal["finished", "failed", "killed"]
 
 
 @dataclass(frozen=True)
+class DatasetNote:
+    """The data that a run used, as MLflow lists it."""
+
+    name: str
+    fingerprint: str
+    source: str
+    """Path or URI."""
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    """Figures to show with it: rows, videos ..."""
+
+
+@dataclass(frozen=True)
 class RunDescription:
     """What is known of a run before its first step; the same over all its restarts but for resumable settings."""
 
@@ -22,6 +34,7 @@ class RunDescription:
     """The resolved settings under their dotted paths."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """revision, sources_sha256, table_fingerprint, backbone, recipe, cluster ... (searchable in MLflow)."""
+    dataset: DatasetNote | None = None
 
 
 class Tracker(Protocol):

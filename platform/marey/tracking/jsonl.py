@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class JsonlTracker:
         self._last = _last_steps(run.directory / METRICS)
         self._last_picture = _last_pictures(run.directory / EVENTS)
         self._writer = Writer(str(run.directory))
-        self._event("start", name=run.name, parameters=_plain(run.parameters), tags=_plain(run.tags))
+        dataset = _plain(asdict(run.dataset)) if run.dataset is not None else None
+        self._event("start", name=run.name, parameters=_plain(run.parameters), tags=_plain(run.tags), dataset=dataset)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record numbers at ``step``; see `Tracker.metrics`. Waits 50 ms at most."""

@@ -21,7 +21,7 @@ from marey.errors import ConfigError, RunError
 from marey.tracking.base import EndStatus, RunDescription
 from marey.tracking.delivery import Delivery, left, read_place
 from marey.tracking.journal import EVENTS, METRICS
-from marey.tracking.store import check_uri, hide_secrets, short_patience, store_uri
+from marey.tracking.store import check_uri, connect, hide_secrets, short_patience, store_uri
 
 # The first use of a new store takes seconds (MLflow migrates it from its first version on).
 OPEN_SECONDS = 30.0
@@ -164,6 +164,14 @@ def deliver(directory: Path, config: TrackingConfig | None = None) -> int:
             pass
         delivery.repair_stale()
     return count
+
+
+def attach(directory: Path, config: TrackingConfig, results: Path, file: Path) -> None:
+    """Put ``file`` beside the run in ``directory``, which has been tracked. Raises what MLflow raises."""
+    place = read_place(directory)
+    assert place is not None, "a run that was tracked has its place"
+    with short_patience():
+        connect(store_uri(config.uri, results)).log_artifact(place.run_id, str(file))
 
 
 def _undelivered(directory: Path, where: str) -> str:

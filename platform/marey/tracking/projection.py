@@ -30,6 +30,8 @@ _PARAMETER_LENGTH = 6000
 _TAG_LENGTH = 5000
 _NAME_LENGTH = 250
 _PREVIEW_PIXELS = 1280
+_DATASET_NAME_LENGTH = 500
+_DIGEST_LENGTH = 36
 
 
 def find_run(client: "MlflowClient", experiment_id: str, run_id: str | None, key: str) -> str | None:
@@ -61,6 +63,22 @@ def start(client: "MlflowClient", run_id: str, event: Mapping[str, Any]) -> None
     tags = {_name(name): _text(value) for name, value in event["tags"].items()}
     beat = {HEARTBEAT: str(int(event["time"]))}
     _log_all(client, run_id, {path: v for path, v in wanted.items() if path not in known}, tags | changed | beat)
+    if event.get("dataset") is not None:
+        _log_dataset(client, run_id, event["dataset"])
+
+
+def _log_dataset(client: "MlflowClient", run_id: str, note: Mapping[str, Any]) -> None:
+    """A store keeps one data set of a name and digest, and lists it once with a run, however often it is told."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=note["name"][:_DATASET_NAME_LENGTH],
+        digest=note["fingerprint"][:_DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"uri": note["source"]}),
+        profile=json.dumps(note["profile"]),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "clip table")])])
 
 
 def share_views(

@@ -1,0 +1,22 @@
+"""Describing a clip table."""
+
+from pydantic import Field
+
+from marey.config import Config
+from marey.experiment.paths import AbsolutePath, default_results
+from marey.tracking.mlflow import TrackingConfig
+
+
+class Description(Config):
+    """A clip table in, its data card out."""
+
+    table: AbsolutePath | None = None
+    """The clip table."""
+    output: AbsolutePath | None = None
+    """The HTML file to write; default: card.html in the table."""
+    results: AbsolutePath = Field(default_factory=default_results)
+    """Where runs are kept; $MAREY_HOME, else ~/marey."""
+    workers: int | None = Field(None, ge=0)
+    """0: in this process, without Ray. Default: all CPUs of the cluster."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where it is recorded."""
