@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from marey.config import override
+from marey.config import Config, override
 from marey.launch.tune import read_words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def test_a_command_has_settings_that_its_job_takes(command: str, monkeypatch: py
     if "sweep" in made:
         read_words(made["training"], made["search"], made["sweep"], [word for word in words if word[0] != "@"])
         return
-    job = next(made[verb] for verb in ("training", "preparation", "evaluation", "prediction") if verb in made)
+    [job] = [value for value in made.values() if isinstance(value, Config)]
     override(job, words)
 
 
