@@ -1,5 +1,6 @@
 """Stored segments: closed groups that decode alone, near to the source, never larger than it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 
 from marey.clips.datasets import Source
-from marey.clips.decode import read_frames
+from marey.clips.decode import decode_frames, read_frames
 from marey.clips.encode import fitted
 from marey.clips.prepare import ClipStorage, prepare_source
 from marey.clips.row import ClipRow
 from marey.clips.segments import cut, keep
 from marey.clips.video import open_video, plane, rotation_of
+from marey.errors import ClipError
 from videos import moving_square, rotate_clockwise, shared_folder, write_video
 
 SHARED = shared_folder()
@@ -71,6 +73,42 @@ def test_colours_survive(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", np.full((5, 64, 64, 3), (200, 40, 90), np.uint8), codec="ffv1")
     (row,) = rows_of(path)
     assert np.abs(read_frames(row, [4])[0].reshape(-1, 3).mean(0) - (200, 40, 90)).max() < 4
+
+
+@pytest.mark.parametrize(("storage", "most"), [("raw", 0.0), ("jpeg", 2.0)])
+@pytest.mark.parametrize("turn", [0, 90])
+def test_frames_stored_one_by_one_are_the_sources(tmp_path: Path, storage: str, most: float, turn: int) -> None:
+    path = write_video(tmp_path / "a.mp4", moving_square(20, 96, 128))
+    path = rotate_clockwise(path, turn) if turn else path
+    (row,) = rows_of(path, storage=storage, max_seconds=60)
+    assert row.keyframes == list(range(20))
+    assert len(row.packet_lengths or []) == 20
+    assert sum(row.packet_lengths or []) == len(row.payload or b"")
+    original = np.stack([frame for _, frame in decode_frames(path)])
+    found = read_frames(row, [3, 19, 3, 0])
+    assert found.shape == (4, *original.shape[1:])
+    assert np.abs(found.astype(int) - original[[3, 19, 3, 0]]).mean() <= most
+
+
+@pytest.mark.parametrize("storage", ["jpeg", "raw"])
+def test_frames_stored_one_by_one_are_scaled(tmp_path: Path, storage: str) -> None:
+    path = write_video(tmp_path / "a.mp4", moving_square(10, 96, 128))
+    (row,) = rows_of(path, storage=storage, short_side=48)
+    assert (row.width, row.height) == (64, 48)
+    h264 = read_frames(rows_of(path, short_side=48, crf=1)[0], range(10)).astype(int)
+    assert np.abs(read_frames(row, range(10)) - h264).mean() < 3
+
+
+def test_a_raw_payload_of_the_wrong_size_is_told(tmp_path: Path) -> None:
+    (row,) = rows_of(write_video(tmp_path / "a.mp4", 10), storage="raw")
+    with pytest.raises(ClipError, match="a payload of 9 bytes"):
+        read_frames(replace(row, payload=b"too short"), [0])
+
+
+def test_jpeg_quality_reaches_the_encoder(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 10)
+    fine, coarse = (len(rows_of(path, storage="jpeg", jpeg_quality=quality)[0].payload or b"") for quality in (95, 30))
+    assert fine > 1.5 * coarse
 
 
 def test_a_group_decodes_alone_and_one_packet_is_one_frame(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ a frame equals the one that a full sequential decode gives.
 """
 
 import hashlib
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from marey.errors import ClipError
 _SEEK_FRAMES = 12
 # Decoders that heed skip_frame from packet to packet; leaving out unreferenced frames saves up to a quarter.
 _SKIPPING = {"h264", "hevc"}
+_CODECS = {"h264": "h264", "jpeg": "mjpeg"}
 
 
 def decode_frames(path: str | Path, found: Scan | None = None) -> Iterator[tuple[float, Pixels]]:
@@ -61,7 +63,9 @@ def read_frames(row: ClipRow, indices: Sequence[int]) -> Pixels:
             raise ClipError(_changed(row, f"frames of {pixels.shape[1]} x {pixels.shape[0]}"))
         out[place[index]] = pixels
 
-    read = _read_packets if row.storage == "h264" else _read_source
+    if row.storage == "raw":
+        return _pixels(row)[list(indices)]
+    read = _read_source if row.storage == "source" else _read_packets
     try:
         read(row, wanted, put)
     except (av.FFmpegError, Refused) as error:
@@ -136,12 +140,12 @@ Put = Callable[[int, VideoFrame], None]
 
 
 def _read_packets(row: ClipRow, wanted: list[int], put: Put) -> None:
-    """Storage "h264": decode the groups that hold wanted frames, each up to its last wanted frame."""
+    """Storages "h264" and "jpeg": decode the groups that hold wanted frames, each up to its last wanted frame."""
     assert row.payload is not None
     assert row.packet_lengths is not None
     assert row.keyframes is not None
     ends = np.cumsum(row.packet_lengths)
-    context = av.CodecContext.create("h264", "r")
+    context = av.CodecContext.create(_CODECS[row.storage], "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
     context.flags |= Flags.low_delay
@@ -164,6 +168,15 @@ def _read_packets(row: ClipRow, wanted: list[int], put: Put) -> None:
     take(context.decode(None))
     if missing:
         raise ClipError(f"{row.clip_id}: frames {sorted(missing)} do not decode; the payload is damaged")
+
+
+def _pixels(row: ClipRow) -> Pixels:
+    """Storage "raw": a view of all frames."""
+    assert row.payload is not None
+    shape = (row.num_frames, row.height, row.width, 3)
+    if len(row.payload) != math.prod(shape):
+        raise ClipError(f"{row.clip_id}: a payload of {len(row.payload)} bytes for frames {shape}; prepare it again")
+    return np.frombuffer(row.payload, np.uint8).reshape(shape)
 
 
 def _read_source(row: ClipRow, wanted: list[int], put: Put) -> None:

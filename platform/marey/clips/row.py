@@ -8,12 +8,13 @@ The columns of schema version 1, all of which exist in every table (optional one
 | uri | string | where the source was read from (absolute path or URI) |
 | start_s, end_s | double | the segment, in seconds of the source's own presentation time |
 | timestamps | list<double> | presentation time of each stored frame in seconds of the source, in display order |
-| keyframes | list<int32> | storage h264: indices of the frames that can be decoded without another; storage source:
-  those worth a seek (the first, and every keyframe); empty: seeking is not exact there, frames are found by time from
-  the start; null: timestamps lie or are missing too, frames are counted from the start |
-| packet_lengths | list<int32> | storage h264: bytes of each packet in ``payload``, one a frame; storage source: bytes
-  of the file, in pieces of at most 1 GiB (a file of another size is not the one that was prepared) |
-| storage | string | "h264" (payload holds the packets) or "source" (frames are read from ``uri``) |
+| keyframes | list<int32> | indices of the frames that can be decoded without another. Storage source: those worth a
+  seek (the first, and every keyframe); empty: seeking is not exact there, frames are found by time from the start;
+  null: timestamps lie or are missing too, frames are counted from the start |
+| packet_lengths | list<int32> | bytes of each packet in ``payload``, one a frame. Storage source: bytes of the file, in
+  pieces of at most 1 GiB (a file of another size is not the one that was prepared) |
+| storage | string | what payload holds: "h264" (packets), "jpeg" (a picture a frame), "raw" (uint8 RGB [T, H, W, 3]);
+  or "source" (frames are read from ``uri``) |
 | payload | large_binary | the encoded frames; null for storage "source" |
 | fps | double | frames a second at which the segment is stored |
 | width, height | int32 | pixels of a stored frame, upright (after rotation) |
@@ -31,7 +32,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
-Storage = Literal["h264", "source"]
+Storage = Literal["h264", "jpeg", "raw", "source"]
 
 SCHEMA = pa.schema(
     [

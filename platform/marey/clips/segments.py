@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 
 from marey.clips.datasets import Source
 from marey.clips.decode import seeks_exactly
-from marey.clips.encode import Encoded, SegmentEncoder, fitted
+from marey.clips.encode import Encoded, encoder_of, fitted
 from marey.clips.probe import Scan, scan
 from marey.clips.row import ClipRow, Quarantined
 from marey.clips.storage import MAX_FPS, ClipStorage
@@ -40,7 +40,7 @@ def iterate_rows(source: Source, storage: ClipStorage) -> Iterator[ClipRow]:
     kept, fps = keep(found.times, found.fps, storage.fps)
     pieces = cut([found.times[number] for number in kept], fps, storage.max_seconds)
     spans = [kept[start:stop] for start, stop in pieces]
-    rows = _encoded_rows if storage.storage == "h264" else _pointing_rows
+    rows = _pointing_rows if storage.storage == "source" else _encoded_rows
     yield from rows(source, storage, found, spans, fps)
 
 
@@ -88,13 +88,11 @@ def _encoded_rows(
     width, height = fitted(found.width, found.height, storage.short_side)
     frames = _kept_frames(source.uri, [number for span in spans for number in span], storage.limits.max_pixels)
     for span in spans:
-        encoder = SegmentEncoder(
-            width, height, found.rotation, fps=fps, gop=storage.gop, crf=storage.crf, preset=storage.preset
-        )
+        encoder = encoder_of(storage, width, height, found.rotation, fps)
         try:
             for _ in span:
                 encoder.add(next(frames))
-            yield _encoded_row(source, found, span, fps, (width, height), encoder.finish())
+            yield _encoded_row(source, storage, found, span, fps, (width, height), encoder.finish())
         except (av.FFmpegError, StopIteration) as error:
             raise Refused("encode", explain(error)) from None
 
@@ -110,12 +108,18 @@ def _kept_frames(uri: str, numbers: list[int], max_pixels: int) -> Iterator[Vide
 
 
 def _encoded_row(
-    source: Source, found: Scan, span: list[int], fps: float, size: tuple[int, int], encoded: Encoded
+    source: Source,
+    storage: ClipStorage,
+    found: Scan,
+    span: list[int],
+    fps: float,
+    size: tuple[int, int],
+    encoded: Encoded,
 ) -> ClipRow:
     return ClipRow(
         keyframes=encoded.keyframes,
         packet_lengths=encoded.packet_lengths,
-        storage="h264",
+        storage=storage.storage,
         payload=encoded.payload,
         width=size[0],
         height=size[1],

@@ -24,13 +24,13 @@ class ClipStorage(Config):
     """How videos become the rows of a clip table."""
 
     storage: Storage = "h264"
-    """h264: frames encoded again, made for reading in training; source: rows point into the original files."""
+    """h264: encoded again, made for reading in training; jpeg: a picture a frame; raw: pixels; source: not copied."""
     max_seconds: float = Field(default=10.0, gt=0)
     """Longer videos are cut into equal pieces of at most this many seconds."""
     fps: float | None = Field(default=None, gt=0)
     """Frames a second to keep; none: the source's, at most 30. Never more than the source has."""
     short_side: int = Field(default=256, ge=16)
-    """h264: pixels to which the shorter side is scaled down; smaller videos stay as they are."""
+    """Pixels to which the shorter side is scaled down; smaller videos stay as they are. Not for source."""
     gop: int = Field(default=16, ge=1)
     """h264: frames between keyframes."""
     crf: float = Field(default=18.0, ge=0, le=51)
@@ -39,5 +39,7 @@ class ClipStorage(Config):
         default="medium", pattern="^(ultrafast|superfast|veryfast|faster|fast|medium|slow|slower|veryslow)$"
     )
     """h264: encoder preset; slower ones make smaller files."""
+    jpeg_quality: int = Field(default=90, ge=1, le=95)
+    """jpeg: quality, higher is better, on libjpeg's scale."""
     limits: Limits = Limits()
     """What one video may cost."""
