@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := PYTHONPATH=platform
 
-.PHONY: help env demo learn test check lint soak clean
+.PHONY: help env bench-env demo learn test check lint soak clean
 
 help:
 	@echo "make demo   train on real videos and show the result (VIDEOS=DIR for your own); about 7 minutes"
 	@echo "make learn  prepare, pre-train, fine-tune, evaluate small models (DATA=DIR, SEED=n); under an hour"
+	@echo "make bench-env  install the decoders that jobs/bench_decode.py compares with"
 	@echo "make check  lint, types and the fast tests; under 5 minutes"
 	@echo "make test   everything that gates; under 30 minutes"
 	@echo "make soak   the long figures"
@@ -31,6 +32,11 @@ demo: env
 learn: env
 	@$(SOURCES) $(BIN)/python -m marey.launch.learn $(if $(DATA),data="$(DATA)") $(if $(SEED),seed=$(SEED))
 
+# Their own environment: some of them would replace the PyTorch that Marey runs with.
+bench-env:
+	@$(PYTHON) -m venv .bench
+	@.bench/bin/python -m pip install --quiet "torch>=2.11,<2.14" "torchcodec<0.14" decord numpy
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,7 +53,7 @@ soak: env
 	@$(BIN)/python -m pytest -m soak || { [ $$? -eq 5 ] && echo "there are no long figures yet"; }
 
 clean:
-	@for made in .venv .demo .learn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache; do \
+	@for made in .venv .bench .demo .learn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache; do \
 		if [ -e $$made ]; then echo "removing $$made ($$(du -sh $$made | cut -f1))"; rm -rf $$made; fi; \
 	done
 	@find platform jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,255 @@
+"""Reading clips side by side: Marey's storages and decoders against torchcodec and decord, in processor time a clip.
+
+One film is encoded twice with ordinary settings (H.264, B-frames), with a keyframe every 12 and every 250 frames. A
+clip is 16 frames from a random place, as RGB. Rows take turns; each uses one thread, ratios are medians over rounds.
+
+    source        Marey finds the frames in the file itself (clips.storage=source)
+    h264 ...      Marey reads them from a row of a clip table in that storage
+    torchcodec, decord
+                  the peers, on the same file, from the environment that `make bench-env` makes
+
+Frames are checked: every row must give the same ones. KB are of 16 stored frames, dB is the PSNR of stored frames
+against the film's, both at the film's size.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from marey.bench import decode_peers, report, words
+from marey.bench.machine import cpu_name
+from marey.clips.datasets import Source
+from marey.clips.decode import decode_frames, read_frames
+from marey.clips.prepare import prepare_source
+from marey.clips.row import ClipRow, Storage
+from marey.clips.storage import ClipStorage
+from marey.config import Config
+from marey.errors import ConfigError
+
+GOPS = (12, 250)
+STORAGES: tuple[Storage, ...] = ("source", "h264", "jpeg", "raw")
+_SAME_MEAN = 1.5  # grey levels by which two decoders' conversions may differ on a frame's mean
+
+
+class DecodeBench(Config):
+    """What to measure."""
+
+    video: Path | None = None
+    """The film to encode; its first frames are used. Default: soft moving pictures that are drawn."""
+    frames: int = Field(300, ge=64)
+    """Frames of the film."""
+    short_side: int = Field(256, ge=16)
+    """Pixels to which its shorter side is scaled."""
+    clips: int = Field(20, gt=0)
+    """Clips of a turn."""
+    strides: tuple[int, ...] = (1, 4)
+    """Distances of a clip's frames."""
+    rounds: int = Field(3, gt=0)
+    """Turns that each row takes, after one to warm up."""
+    peers: Path | None = None
+    """Python of the environment with the peers. Default: .bench/bin/python where `make bench-env` has made it."""
+
+
+Read = Callable[[list[list[int]]], tuple[float, list[list[float]]]]
+
+
+@dataclass
+class Row:
+    """One way to read clips: seconds of processor time and frame means for a list of clips."""
+
+    name: str
+    read: Read
+    bytes_per_clip: float | None = None
+    psnr: float | None = None
+    seconds: list[float] = field(default_factory=list)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line's words ask for and print it."""
+    console = report.open_console()
+    bench = words.read(DecodeBench(), __doc__ or "", console, arguments)
+    try:
+        run(bench, console)
+    except ConfigError as error:
+        words.refuse(error)
+
+
+def run(bench: DecodeBench, console: Console) -> dict[tuple[int, int], list[Row]]:
+    """One table for each distance of keyframes and stride; the rows of each."""
+    console.print(f"{cpu_name()}, one thread, processor time", highlight=False)
+    film, tables = _film(bench), {}
+    python = bench.peers or Path(__file__).parents[3] / ".bench/bin/python"
+    peers = _peers(python, console)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for gop in GOPS:
+            path = Path(folder, f"gop{gop}.mp4")
+            encode(film, path, gop)
+            rows = [*_ours(path), *(_peer(name, python, path, stack) for name in peers)]
+            for stride in bench.strides:
+                tables[gop, stride] = measure(rows, bench, stride)
+                _show(tables[gop, stride], gop, stride, console)
+    return tables
+
+
+def measure(rows: Sequence[Row], bench: DecodeBench, stride: int) -> list[Row]:
+    """Every row's seconds a clip, round after round; `AssertionError` where two rows give different frames."""
+    rng = np.random.default_rng(stride)
+    span = 15 * stride + 1
+    fresh = [Row(row.name, row.read, row.bytes_per_clip, row.psnr) for row in rows]
+    for turn in range(bench.rounds + 1):
+        starts = rng.integers(0, bench.frames - span + 1, bench.clips)
+        clips = [list(range(start, start + span, stride)) for start in starts.tolist()]
+        expected: list[list[float]] | None = None
+        for row in fresh:
+            seconds, means = row.read(clips)
+            expected = expected or means
+            apart = np.abs(np.array(means) - np.array(expected)).max()
+            assert apart < _SAME_MEAN, f"{row.name} gives other frames: their means differ by {apart:.1f}"
+            if turn:
+                row.seconds.append(seconds / bench.clips)
+    return fresh
+
+
+def encode(film: np.ndarray, path: Path, gop: int) -> None:
+    """Frames uint8 [T, H, W, 3] as people have them: H.264, three B-frames, CRF 23."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=30, options={"crf": "23", "g": str(gop), "keyint_min": str(gop)})
+        stream.height, stream.width = film.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for picture in film:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+def _film(bench: DecodeBench) -> np.ndarray:
+    """The frames, uint8 [T, H, W, 3], of even size."""
+    frames = list(_read_film(bench.video, bench.frames) if bench.video else _drawn(bench.frames, bench.short_side))
+    if len(frames) < bench.frames:
+        raise ConfigError(f"video={bench.video}: has {len(frames)} frames; give a longer one, or frames={len(frames)}")
+    height, width = frames[0].shape[:2]
+    scale = bench.short_side / min(height, width)
+    size = (round(width * scale / 2) * 2, round(height * scale / 2) * 2)
+    pictures = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames)
+    return np.stack([picture.reformat(*size, interpolation="BICUBIC").to_ndarray() for picture in pictures])
+
+
+def _read_film(path: Path, count: int) -> Iterator[np.ndarray]:
+    for number, (_, frame) in enumerate(decode_frames(path)):
+        if number == count:
+            return
+        yield frame
+
+
+def _drawn(count: int, side: int) -> Iterator[np.ndarray]:
+    """A soft picture that pans and zooms, with grain: about as hard to encode as a film."""
+    rng = np.random.default_rng(0)
+    height, width = side, side * 4 // 3
+    ground = np.zeros((1024, 1024, 3))
+    for cells in (8, 16, 32, 64, 128):
+        coarse = rng.normal(0, 320 / cells, (cells, cells, 3))
+        ground += np.kron(coarse, np.ones((1024 // cells, 1024 // cells, 1)))
+    for number in range(count):
+        top, left = (number * 2) % (ground.shape[0] - height), (number * 3) % (ground.shape[1] - width)
+        cut = ground[top : top + height, left : left + width] + 120 + rng.normal(0, 3, (height, width, 1))
+        yield cut.clip(0, 255).astype(np.uint8)
+
+
+def _ours(path: Path) -> list[Row]:
+    """One row for each storage, from one segment that holds the whole film."""
+    original = np.stack([frame for _, frame in decode_frames(path)])
+    made = []
+    for storage in STORAGES:
+        [row] = _prepared(path, ClipStorage(storage=storage, max_seconds=1e6))
+        stored = path.stat().st_size if row.payload is None else len(row.payload)
+        made.append(Row(storage, _reader(row), stored / row.num_frames * 16, _psnr(row, original)))
+    return made
+
+
+def _prepared(path: Path, storage: ClipStorage) -> list[ClipRow]:
+    rows = prepare_source(Source(path.name, str(path)), storage)
+    assert isinstance(rows, list), rows
+    return rows
+
+
+def _psnr(row: ClipRow, original: np.ndarray) -> float | None:
+    if row.storage == "source":
+        return None
+    numbers = list(range(0, row.num_frames, 7))
+    error = (read_frames(row, numbers).astype(np.float32) - original[numbers]) ** 2
+    return float(10 * np.log10(255**2 / max(float(error.mean()), 1e-9)))
+
+
+def _reader(row: ClipRow) -> Read:
+    def read(clips: list[list[int]]) -> tuple[float, list[list[float]]]:
+        start = time.process_time()
+        found = [read_frames(row, clip) for clip in clips]
+        seconds = time.process_time() - start
+        return seconds, [[float(frame.mean()) for frame in clip] for clip in found]
+
+    return read
+
+
+def _peers(python: Path, console: Console) -> list[str]:
+    """The peers that are there; says what is missing."""
+    if not python.exists():
+        console.print(f"left out: torchcodec and decord; `make bench-env` installs them ({python} is not there)")
+        return []
+    found = []
+    for name in decode_peers.PEERS:
+        module = name.split(",")[0]
+        if subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0:
+            found.append(name)
+        else:
+            console.print(f"left out: {name}; {python} cannot import it")
+    return found
+
+
+def _peer(name: str, python: Path, path: Path, stack: ExitStack) -> Row:
+    """A row that asks a process of the peers' environment; it ends with ``stack``."""
+    command = [str(python), decode_peers.__file__, name]
+    # Threads that wait for work spin, and would be charged to the peer.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = stack.enter_context(
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    requests, answers = process.stdin, process.stdout
+    stack.callback(requests.close)
+
+    def read(clips: list[list[int]]) -> tuple[float, list[list[float]]]:
+        requests.write(json.dumps({"path": str(path), "clips": clips}) + "\n")
+        requests.flush()
+        answer = json.loads(answers.readline())
+        return answer["seconds"], answer["means"]
+
+    return Row(name, read)
+
+
+def _show(rows: Sequence[Row], gop: int, stride: int, console: Console) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    peers = [row for row in rows if row.name in decode_peers.PEERS]
+    table.add_column("row")
+    for title in ("ms/clip", "clips/s", "KB", "dB", *(f"faster than\n{peer.name}" for peer in peers)):
+        table.add_column(title, justify="right")
+    for row in rows:
+        seconds = statistics.median(row.seconds)
+        ratios = [f"{statistics.median(b / a for a, b in zip(row.seconds, p.seconds, strict=True)):.2f}" for p in peers]
+        size = "-" if row.bytes_per_clip is None else f"{row.bytes_per_clip / 1000:.0f}"
+        quality = "-" if row.psnr is None else f"{row.psnr:.1f}"
+        table.add_row(row.name, f"{1000 * seconds:.1f}", f"{1 / seconds:.0f}", size, quality, *ratios)
+    console.print(f"\n16 frames, stride {stride}, of a file with a keyframe every {gop}", highlight=False)
+    console.print(table)

@@ -1,0 +1,38 @@
+"""The bench of reading clips: every storage is measured on the same frames, and other frames are noticed."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from marey.bench.decode import GOPS, STORAGES, DecodeBench, Row, measure, run
+
+SMALL = DecodeBench(frames=80, short_side=48, clips=2, rounds=1, strides=(2,), peers=Path("/no/such/python"))
+
+
+def test_every_storage_is_measured_and_missing_peers_are_told():
+    console = Console(record=True, width=120)
+    tables = run(SMALL, console)
+    assert set(tables) == {(gop, 2) for gop in GOPS}
+    assert all([row.name for row in rows] == list(STORAGES) for rows in tables.values())
+    assert all(row.seconds[0] > 0 for rows in tables.values() for row in rows)
+    by_name = {row.name: row for row in tables[12, 2]}
+    assert by_name["raw"].bytes_per_clip == 16 * 48 * 64 * 3
+    assert by_name["h264"].psnr > 30
+    shown = console.export_text()
+    assert "left out: torchcodec and decord; `make bench-env` installs them" in shown
+    assert "16 frames, stride 2, of a file with a keyframe every 250" in shown
+
+
+def test_a_row_that_gives_other_frames_ends_the_bench():
+    right = Row("right", lambda clips: (0.1, [[float(number) for number in clip] for clip in clips]))
+    wrong = Row("wrong", lambda clips: (0.1, [[number + 5.0 for number in clip] for clip in clips]))
+    with pytest.raises(AssertionError, match=r"wrong gives other frames: their means differ by 5.0"):
+        measure([right, wrong], SMALL, 1)
+
+
+def test_peers_are_compared_and_asked_in_their_own_process(tmp_path: Path):
+    """A stand-in for an environment: an interpreter in which `decord` is a module that fails to decode."""
+    console = Console(record=True, width=120)
+    run(SMALL.replace(peers=Path("/bin/false")), console)
+    assert "left out: decord; /bin/false cannot import it" in console.export_text()
