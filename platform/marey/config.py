@@ -198,12 +198,18 @@ def check_path(kind: type[Config], path: str, config: Config | None = None) -> N
 def suggestion(word: str, valid: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or where nothing is near, a pointer to the whole list."""
     names = list(valid)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if not near:
-        last = word.rsplit(".", 1)[-1]
-        ends = {name.rsplit(".", 1)[-1]: name for name in reversed(names)}
-        near = [ends[end] for end in difflib.get_close_matches(last, list(ends), n=1, cutoff=0.75)]
+    if told := did_you_mean(word, names):
+        return told
+    last = word.rsplit(".", 1)[-1]
+    ends = {name.rsplit(".", 1)[-1]: name for name in reversed(names)}
+    near = [ends[end] for end in difflib.get_close_matches(last, list(ends), n=1, cutoff=0.75)]
     return f"; did you mean {near[0]!r}?" if near else "; --help lists every setting"
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or nothing where no name is near."""
+    near = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class Setting(typing.NamedTuple):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from marey.clips.datasets import Source, find_sources
+from marey.clips.datasets import Source, find_listing, find_sources
 from marey.errors import ClipError
 from videos import shared_folder
 
@@ -115,34 +115,6 @@ def test_splits_have_one_spelling(tmp_path: Path) -> None:
     assert [split for *_, split in listed(tmp_path, text, "l.csv")] == ["validation", "train", "test", None, "fold3"]
 
 
-def test_kinetics_lists_find_their_files(tmp_path: Path) -> None:
-    touch(tmp_path, "abseiling/_4YTwq0-73Y_000044_000054.mp4", "val/air_drumming/_axE99QAhe8.mkv")
-    text = (
-        "label,youtube_id,time_start,time_end,split,is_cc\nabseiling,_4YTwq0-73Y,44,54,val,0\n"
-        '"air drumming",_axE99QAhe8,26,36,val,0\nzumba,gone,1,11,val,0\n'
-    )
-    (tmp_path / "val.csv").write_text(text)
-    first, second, third = find_sources(tmp_path / "val.csv")
-    assert first.uri == str(tmp_path / "abseiling/_4YTwq0-73Y_000044_000054.mp4")
-    assert second.uri == str(tmp_path / "val/air_drumming/_axE99QAhe8.mkv")
-    assert third.uri == str(tmp_path / "gone_000001_000011.mp4")
-    assert (third.source_id, third.label, third.label_name, third.split) == (
-        "gone_000001_000011",
-        2,
-        "zumba",
-        "validation",
-    )
-
-
-def test_ucf101_lists_take_names_from_their_index(tmp_path: Path) -> None:
-    (tmp_path / "classInd.txt").write_text("1 Apply\r\n2 Bench\r\n")
-    assert listed(tmp_path, "Bench/a.avi 2\r\nApply/b.avi 1\r\n") == [
-        ("Bench/a.avi", 1, "Bench", None),
-        ("Apply/b.avi", 0, "Apply", None),
-    ]
-    assert listed(tmp_path, "Bench/a.avi\n", "testlist01.txt") == [("Bench/a.avi", 1, "Bench", None)]
-
-
 WRONG = {
     "several labels": (
         "l.txt",
@@ -163,9 +135,7 @@ WRONG = {
     "two labels for a video": ("l.txt", "a.mp4 0\na.mp4 1\n", r"'a\.mp4' appears twice and differently"),
     "nothing": ("l.txt", "\n# only this\n", r"names no videos"),
     "header only": ("l.csv", "path,label\n", r"names no videos"),
-    "Kinetics without times": ("l.csv", "label,youtube_id,split\nx,y,val\n", r"line 2: no times; expected seconds"),
-    "JSON": ("l.json", "[]", r"lists in JSON are not read"),
-    "HMDB51": ("clap_test_split1.txt", "a.avi 1\n", r"mean train \(1\) and test \(2\)"),
+    "JSON": ("l.json", "[]", r"no list in JSON that is known"),
     "not text": ("l.txt", b"\xff\xfe\x00\xd8", r"not a readable list"),
 }
 
@@ -187,18 +157,13 @@ def test_nothing_there_is_refused(tmp_path: Path) -> None:
         find_sources("s3://bucket/videos")
 
 
-@pytest.mark.skipif(SHARED is None, reason="no folder of reference annotations")
-def test_reference_lists_and_folders() -> None:
+@pytest.mark.skipif(SHARED is None, reason="no folder of reference videos")
+def test_a_reference_folder() -> None:
     assert SHARED is not None
     depth = find_sources(SHARED / "labelled/utd_depth10")
     assert len(depth) == 239
     assert len({one.label for one in depth}) == 10
     assert all(Path(one.uri).is_file() for one in depth)
-    kinetics = find_sources(SHARED / "annotations/kinetics400/kinetics-400_val.csv")
-    assert len(kinetics) == 19906
-    assert {one.label for one in kinetics} == set(range(400))
-    ucf = find_sources(SHARED / "annotations/ucf101/ucfTrainTestlist/trainlist01.txt")
-    assert (len(ucf), len({one.label_name for one in ucf}), max(one.label or 0 for one in ucf)) == (9537, 101, 100)
 
 
 def test_a_new_kind_of_set_is_one_module_and_one_entry(tmp_path, monkeypatch):
@@ -206,10 +171,32 @@ def test_a_new_kind_of_set_is_one_module_and_one_entry(tmp_path, monkeypatch):
 
     from marey.clips import datasets
 
-    def sources(path, root=None):
-        return [Source(name, str(path.parent / name), label_name="wave") for name in path.read_text().split()]
+    def sources(path, root, fold):
+        names = path.read_text().split()
+        return datasets.Listing([Source(name, str(path.parent / name), label_name="wave") for name in names])
 
     reader = SimpleNamespace(reads=lambda path: path.name.endswith(".waves"), sources=sources)
     monkeypatch.setattr(datasets, "READERS", (reader, *datasets.READERS))
     (tmp_path / "set.waves").write_text("a.mp4 b.mp4")
     assert [one.source_id for one in datasets.find_sources(tmp_path / "set.waves")] == ["a.mp4", "b.mp4"]
+
+
+def test_a_label_map_numbers_the_classes_and_is_kept(tmp_path: Path) -> None:
+    touch(tmp_path, "wave/a.mp4", "clap/b.mp4")
+    (tmp_path / "map.txt").write_text("jump\nwave\nclap\n")
+    found = find_listing(tmp_path, classes=tmp_path / "map.txt")
+    assert found.classes == ("jump", "wave", "clap")
+    assert {one.label_name: one.label for one in found.sources} == {"wave": 1, "clap": 2}
+    (tmp_path / "map.txt").write_text("wawe\nclap\n")
+    with pytest.raises(ClipError, match=r"map\.txt: has no class 'wave', which .* did you mean 'wawe'"):
+        find_listing(tmp_path, classes=tmp_path / "map.txt")
+
+
+def test_a_label_map_names_numbers(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("a.mp4 2\nb.mp4 0\n")
+    (tmp_path / "map.txt").write_text("jump\nwave\nclap\n")
+    found = find_listing(tmp_path / "l.txt", classes=tmp_path / "map.txt")
+    assert [one.label_name for one in found.sources] == ["clap", "jump"]
+    (tmp_path / "map.txt").write_text("jump\nwave\n")
+    with pytest.raises(ClipError, match=r"has 2 classes, but 'a.mp4' is of class 2"):
+        find_listing(tmp_path / "l.txt", classes=tmp_path / "map.txt")

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
-from marey.config import Config, suggestion
+from marey.config import Config, did_you_mean
 from marey.errors import ConfigError
 
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # of the shorter side; VideoMAE, after TSN
@@ -67,7 +67,7 @@ def mirrored(config: AugmentConfig, names: Sequence[str]) -> dict[int, int]:
     named = [name for pair in config.flip_classes for name in pair]
     for name in named:
         if name not in names:
-            raise ConfigError(f"augment.flip_classes: the table has no class {name!r}{suggestion(name, names)}")
+            raise ConfigError(f"augment.flip_classes: the table has no class {name!r}{did_you_mean(name, names)}")
         if named.count(name) > 1:
             raise ConfigError(f"augment.flip_classes: {name!r} is named twice; a class has one mirror image")
     pairs = [(names.index(one), names.index(other)) for one, other in config.flip_classes]

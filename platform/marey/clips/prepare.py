@@ -98,10 +98,12 @@ def prepare_all(
     max_quarantine: float = 0.1,
     progress: Callable[[Progress], None] | None = None,
     isolate: bool = True,
+    classes: Sequence[str] = (),
 ) -> Summary:
     """Prepare a whole table in this process, one video after another; see `finish` for what can go wrong at the end.
 
-    ``isolate``: run each video in a process of its own, with the limits of ``storage.limits``.
+    ``isolate``: run each video in a process of its own, with the limits of ``storage.limits``. ``classes``: names of
+    all classes by label, where the data set fixes them.
     """
     chunks = cut_chunks(sources)
     reports: list[ChunkReport] = []
@@ -111,7 +113,7 @@ def prepare_all(
         done += len(chunk.sources)
         if progress:
             progress(Progress(done, len(sources), time.monotonic() - start))
-    return finish(table, reports, storage, max_quarantine)
+    return finish(table, reports, storage, max_quarantine, classes)
 
 
 def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Path | str, isolate: bool = True) -> ChunkReport:
@@ -171,7 +173,11 @@ def _own_tables(source: Source, storage: ClipStorage) -> Iterator[pa.Table]:
 
 
 def finish(
-    table_dir: Path | str, reports: Sequence[ChunkReport], storage: ClipStorage, max_quarantine: float = 0.1
+    table_dir: Path | str,
+    reports: Sequence[ChunkReport],
+    storage: ClipStorage,
+    max_quarantine: float = 0.1,
+    classes: Sequence[str] = (),
 ) -> Summary:
     """Publish the parts in ``reports``, in their order, as the table, and say what it holds.
 
@@ -194,6 +200,7 @@ def finish(
         to_tree(storage),
         quarantine=[one.quarantine for one in reports],
         counts={"videos": videos, "clips": clips, "seconds": round(seconds, 3), "quarantined": sum(counts.values())},
+        classes=classes,
     )
     _delete_strangers(root, before | _named(root))
     return Summary(root, manifest.fingerprint, videos, clips, seconds, reasons)

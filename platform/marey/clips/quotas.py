@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from marey.clips.permutation import permuted
-from marey.config import Config, suggestion
+from marey.config import Config, did_you_mean
 from marey.errors import ConfigError
 
 
@@ -58,7 +58,7 @@ def quotas(labels: Sequence[int], names: Sequence[str], config: BalanceConfig) -
     """The quotas of rows with these ``labels``; ``names``: of the classes by label. Raises `ConfigError`."""
     for name, weight in config.weights.items():
         if name not in names:
-            raise ConfigError(f"balance.weights: the table has no class {name!r}{suggestion(name, names)}")
+            raise ConfigError(f"balance.weights: the table has no class {name!r}{did_you_mean(name, names)}")
         if weight < 0:
             raise ConfigError(f"balance.weights: {name!r} is given {weight:g}; a factor of 0 or more is needed")
     array = np.asarray(labels, np.int64)

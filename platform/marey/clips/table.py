@@ -48,6 +48,8 @@ class Manifest:
     rows: int
     settings: dict[str, Any]
     counts: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    """Names of all classes by label, where the data set fixes them; also of those without a row."""
     fingerprint: str = ""
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
@@ -68,6 +70,7 @@ def publish(
     *,
     quarantine: Sequence[PartFile] = (),
     counts: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = (),
 ) -> Manifest:
     """Make ``parts``, in this order, the content of the table: from here on readers see them and nothing else."""
     manifest = Manifest(
@@ -76,6 +79,7 @@ def publish(
         rows=sum(part.rows for part in parts),
         settings=dict(settings),
         counts=dict(counts or {}),
+        classes=list(classes),
         fingerprint=_fingerprint(parts),
     )
     text = json.dumps(asdict(manifest), indent=1, sort_keys=True)
@@ -173,6 +177,8 @@ class ClipTable:
 
         Of the whole table, also for a selection: its splits have one numbering.
         """
+        if self.manifest.classes:
+            return list(self.manifest.classes)
         labels, names = self._whole_column("label"), self._whole_column("label_name")
         known = {label: name for label, name in zip(labels, names, strict=True) if label is not None}
         if not known:

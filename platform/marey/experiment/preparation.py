@@ -1,5 +1,7 @@
 """Preparing a clip table."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from marey.clips.prepare import ClipStorage
@@ -11,9 +13,13 @@ class Preparation(Config):
     """Videos in, a clip table out."""
 
     videos: AbsolutePath | None = None
-    """A folder of videos, one video, or a list of videos (CSV, TSV, spaces, Kinetics)."""
+    """A folder of videos, one video, a list of videos (CSV, TSV, spaces), or a data set's official files."""
     videos_root: AbsolutePath | None = None
     """The folder to which paths in a list are relative; default: the list's own."""
+    fold: Literal[1, 2, 3] = 1
+    """Which of a data set's official splits, where it has three (HMDB51, UCF101)."""
+    classes: AbsolutePath | None = None
+    """A label map, one class name a line, whose order numbers the classes; default: the data set's own order."""
     table: AbsolutePath | None = None
     """The clip table to write; default: tables/<name of videos> under results."""
     results: AbsolutePath = Field(default_factory=default_results)

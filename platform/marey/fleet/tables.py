@@ -38,12 +38,13 @@ def build_table(
     max_quarantine: float = 0.1,
     progress: Callable[[Progress], None] | None = None,
     workers: int | None = None,
+    classes: Sequence[str] = (),
 ) -> Summary:
     """Prepare ``table`` on the cluster that `ray.init` connected to; every node must see the videos and the table.
 
     ``progress`` is called every few seconds; ``workers`` is the most videos at a time (default: as many as there are
-    CPUs). Raises what `marey.clips.prepare.finish` raises, and `ResourceError` on a
-    cluster without CPUs. Run it again after any failure: it goes on where it stopped.
+    CPUs); ``classes`` as in `marey.clips.prepare.prepare_all`. Raises what `marey.clips.prepare.finish` raises, and
+    `ResourceError` on a cluster without CPUs. Run it again after any failure: it goes on where it stopped.
     """
     if ray.cluster_resources().get("CPU", 0) < 1:
         raise ResourceError("preparing videos needs at least 1 CPU, the cluster has none; start Ray with --num-cpus")
@@ -59,7 +60,7 @@ def build_table(
         if progress and (now - last >= _EVERY_SECONDS or done == len(sources)):
             last = now
             progress(Progress(done, len(sources), now - start))
-    return finish(table, [reports[number] for number in range(len(chunks))], storage, max_quarantine)
+    return finish(table, [reports[number] for number in range(len(chunks))], storage, max_quarantine, classes)
 
 
 def _run(

@@ -1,6 +1,6 @@
 """Preparing a clip table from settings to its summary."""
 
-from marey.clips.datasets import find_sources
+from marey.clips.datasets import find_listing
 from marey.errors import ConfigError
 from marey.experiment import Preparation
 from marey.launch import signals
@@ -10,21 +10,24 @@ def run(preparation: Preparation) -> None:
     """Prepare the table; raises `ClipError` where too much was unreadable."""
     if preparation.videos is None:
         raise ConfigError('videos: not given; a folder or a list of videos, e.g. videos="$PWD/videos"')
-    sources = find_sources(preparation.videos, preparation.videos_root)
+    listing = find_listing(preparation.videos, preparation.videos_root, preparation.fold, preparation.classes)
+    sources, classes = listing.sources, listing.classes
     table = preparation.table_path()
     table.parent.mkdir(parents=True, exist_ok=True)
     print(f"preparing {len(sources)} videos of {preparation.videos} into {table}", flush=True)
     if preparation.workers == 0:
         from marey.clips.prepare import prepare_all
 
-        summary = prepare_all(sources, preparation.clips, table, preparation.max_quarantine, progress=_say)
+        summary = prepare_all(sources, preparation.clips, table, preparation.max_quarantine, _say, classes=classes)
     else:
         from marey.fleet import cluster
         from marey.fleet.tables import build_table
 
         cluster.join()
         signals.install()
-        summary = build_table(sources, preparation.clips, table, preparation.max_quarantine, _say, preparation.workers)
+        summary = build_table(
+            sources, preparation.clips, table, preparation.max_quarantine, _say, preparation.workers, classes
+        )
     print(f"{summary}\ntable    {table}", flush=True)
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from marey.clips.datasets.lists import list_sources
-from marey.clips.datasets.source import Source, is_split, number_labels, split_name
+from marey.clips.datasets.source import Listing, Source, is_split, number_labels, split_name
 from marey.errors import ClipError
 
 LABELS = "labels.csv"
@@ -28,9 +28,9 @@ def reads(path: Path) -> bool:
     return path.is_dir()
 
 
-def sources(path: Path, root: Path | None = None) -> list[Source]:
-    """See `folder_sources`; ``root`` is for lists."""
-    return folder_sources(path)
+def sources(path: Path, root: Path | None, fold: int) -> Listing:
+    """See `folder_sources`; ``root`` and ``fold`` are for lists."""
+    return Listing(folder_sources(path))
 
 
 def folder_sources(root: Path) -> list[Source]:

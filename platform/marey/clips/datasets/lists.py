@@ -2,8 +2,8 @@
 
     clips/a.mp4                                     a path a line
     clips/a.mp4 3                                   path and label, by number or by name; comma, tab or blank between
+                                                    (MMAction2's, SlowFast's and VideoMAE's lists of videos)
     path,label,split                                a header: any order, more columns are ignored
-    label,youtube_id,time_start,time_end,split      Kinetics
 
 Paths are relative to the list's folder (or to ``root``). A file that a list names and that is not there is no error
 here: it ends in quarantine. A line that cannot be understood is a `ClipError` with the file and the line's number.
@@ -11,13 +11,12 @@ here: it ends in quarantine. A line that cannot be understood is a `ClipError` w
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from marey.clips.datasets.kinetics import VideoFinder
-from marey.clips.datasets.source import Source, number_labels, split_name, unique
+from marey.clips.datasets.files import read_text, wrong
+from marey.clips.datasets.source import Listing, Source, number_labels, split_name, unique
 from marey.errors import ClipError
 
 _PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "clip")
@@ -25,8 +24,6 @@ _NUMBER = ("label", "label_id", "class_id", "class_index", "target")
 _NAME = ("label_name", "class", "class_name", "action", "category", "label")
 _SPLIT = ("split", "subset", "partition", "set")
 _SUFFIXES = {".csv", ".tsv", ".txt", ".lst", ".list"}
-_YOUTUBE = "youtube_id"
-_HMDB = re.compile(r".*_test_split[123]\.txt$")
 
 
 @dataclass(frozen=True)
@@ -46,36 +43,20 @@ def reads(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES
 
 
-def sources(path: Path, root: Path | None = None) -> list[Source]:
+def sources(path: Path, root: Path | None, fold: int) -> Listing:
     """See `list_sources`."""
-    return list_sources(path, root)
+    return Listing(list_sources(path, root))
 
 
 def list_sources(path: Path, root: Path | None = None) -> list[Source]:
     """The videos that the list at ``path`` names, in its order. Raises `ClipError`."""
-    if _HMDB.match(path.name):
-        raise ClipError(
-            f"{path}: a split file of HMDB51, whose numbers mean train (1) and test (2), not classes; put the videos "
-            "into class folders, or write a CSV with the columns path,label,split"
-        )
     base = (root or path.parent).absolute()
-    lines = list(_lines(path, _read(path), base))
+    lines = list(_lines(path, read_text(path), base))
     if not lines:
         raise ClipError(f"{path}: names no videos; expected one a line, e.g. `clips/a.mp4 3` or a CSV path,label")
-    if _YOUTUBE in lines[0].fields:
-        finder = VideoFinder(base)
-        sources = [_kinetics(path, line, finder) for line in lines]
-    else:
-        sources = [_source(path, line, base) for line in lines]
+    sources = [_source(path, line, base) for line in lines]
     _check_labels(path, sources)
-    return number_labels(unique(_class_index(path, sources), str(path)))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipError(f"{path}: is not a readable list of videos ({error})") from None
+    return number_labels(unique(sources, str(path)))
 
 
 def _lines(path: Path, text: str, base: Path) -> Iterator[_Line]:
@@ -89,10 +70,10 @@ def _lines(path: Path, text: str, base: Path) -> Iterator[_Line]:
     separator = "\t" if "\t" in lines[0][1] else "," if "," in lines[0][1] else None
     rows = [(number, _split(line, separator)) for number, line in lines]
     header = [field.strip().lower() for field in rows[0][1]]
-    if _YOUTUBE in header or any(name in header for name in _PATH):
+    if any(name in header for name in _PATH):
         for number, row in rows[1:]:
             if len(row) != len(header):
-                raise _wrong(path, number, f"{len(row)} fields", f"{len(header)} ({', '.join(header)})")
+                raise wrong(path, number, f"{len(row)} fields", f"{len(header)} ({', '.join(header)})")
             yield _Line(number, dict(zip(header, row, strict=True)))
         return
     for number, row in rows:
@@ -107,9 +88,14 @@ def _without_header(path: Path, number: int, row: list[str], separator: str | No
     if separator is None:
         row = _words(row[0], base)
     if len(row) > 2:
-        raise _wrong(path, number, f"{len(row)} fields", "a path, or a path and one label (more columns need a header)")
+        raise wrong(
+            path,
+            number,
+            f"{len(row)} fields",
+            "a path, or a path and one label (columns need a header; a row has one label, and is of a video)",
+        )
     if not row[0].strip():
-        raise _wrong(path, number, "no path", "a path first")
+        raise wrong(path, number, "no path", "a path first")
     return dict(zip(("path", "label"), row, strict=False))
 
 
@@ -128,20 +114,8 @@ def _words(line: str, base: Path) -> list[str]:
 def _source(path: Path, line: _Line, base: Path) -> Source:
     name = line.first(_PATH)
     if name is None:
-        raise _wrong(path, line.number, "no path", f"one in the column {' or '.join(_PATH[:4])}")
+        raise wrong(path, line.number, "no path", f"one in the column {' or '.join(_PATH[:4])}")
     return Source(name, str(base / name), *_label(path, line), split_name(line.first(_SPLIT)))
-
-
-def _kinetics(path: Path, line: _Line, finder: VideoFinder) -> Source:
-    name = line.first((_YOUTUBE,))
-    if name is None:
-        raise _wrong(path, line.number, "no youtube_id", "label,youtube_id,time_start,time_end,split")
-    try:
-        start, end = (int(float(line.fields[column])) for column in ("time_start", "time_end"))
-    except (KeyError, ValueError):
-        raise _wrong(path, line.number, "no times", "seconds in the columns time_start and time_end") from None
-    clip = f"{name}_{start:06d}_{end:06d}"
-    return Source(clip, finder.find(clip, name), *_label(path, line), split_name(line.first(_SPLIT)))
 
 
 def _label(path: Path, line: _Line) -> tuple[int | None, str | None]:
@@ -151,13 +125,9 @@ def _label(path: Path, line: _Line) -> tuple[int | None, str | None]:
     name = line.first(_NAME)
     if name is not None and name.lstrip("-").isdecimal():
         if name.startswith("-"):
-            raise _wrong(path, line.number, f"label {name}", "a class number from 0 on, or a class name")
+            raise wrong(path, line.number, f"label {name}", "a class number from 0 on, or a class name")
         name = None
     return number, name
-
-
-def _wrong(path: Path, number: int, found: str, expected: str) -> ClipError:
-    return ClipError(f"{path}, line {number}: {found}; expected {expected}")
 
 
 def _check_labels(path: Path, sources: list[Source]) -> None:
@@ -177,18 +147,3 @@ def _check_labels(path: Path, sources: list[Source]) -> None:
         raise ClipError(
             f"{path}: labels are numbers, except {bare_name.label_name!r} of {bare_name.source_id!r}; use one"
         )
-
-
-def _class_index(path: Path, sources: list[Source]) -> list[Source]:
-    """UCF101: names and numbers from a ``classInd.txt`` (``1 ApplyEyeMakeup``) beside the list, numbered from 0."""
-    index = path.with_name("classInd.txt")
-    if not index.is_file() or path.suffix != ".txt" or any(source.label_name for source in sources):
-        return sources
-    pairs = [line.split(maxsplit=1) for line in _read(index).splitlines() if line.strip()]
-    names = {int(number): name.strip() for number, name in pairs}
-    numbers = {name: number - 1 for number, name in names.items()}
-    named = [
-        replace(one, label_name=names.get(one.label) if one.label is not None else one.source_id.split("/")[0])
-        for one in sources
-    ]
-    return [replace(one, label=numbers.get(one.label_name or "", one.label)) for one in named]

@@ -1,8 +1,10 @@
 """One video to prepare, and the small rules that folders and lists share: labels, names of splits, duplicates."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from marey.config import did_you_mean
 from marey.errors import ClipError
 
 _SPLITS = {
@@ -28,6 +30,15 @@ class Source:
     split: str | None = None
 
 
+class Listing(NamedTuple):
+    """What a reader found: the videos, and the names of all classes by number where the data set fixes them."""
+
+    sources: list[Source]
+    classes: tuple[str, ...] = ()
+    also_called: Mapping[str, str] = {}
+    """Other names of classes, by which a label map may know them."""
+
+
 def is_split(name: str) -> bool:
     """Whether a folder of this name usually holds one split of a data set."""
     return name.lower() in _SPLITS
@@ -47,6 +58,26 @@ def number_labels(sources: Sequence[Source]) -> list[Source]:
     return [
         source if source.label_name is None else replace(source, label=number[source.label_name]) for source in sources
     ]
+
+
+def renumber(listing: Listing, names: Sequence[str], where: str) -> list[Source]:
+    """Number the classes by their place in ``names``. `ClipError` for a class that is not there."""
+    numbers = {name: number for number, name in enumerate(names)}
+    other = {name: also for name, also in listing.also_called.items() if name not in numbers}
+    sources = [replace(one, label_name=other.get(one.label_name or "", one.label_name)) for one in listing.sources]
+    for source in sources:
+        if source.label_name is not None and source.label_name not in numbers:
+            near = did_you_mean(source.label_name, names)
+            raise ClipError(f"{where}: has no class {source.label_name!r}, which {source.source_id!r} is{near}")
+        if source.label_name is None and source.label is not None and source.label >= len(names):
+            raise ClipError(f"{where}: has {len(names)} classes, but {source.source_id!r} is of class {source.label}")
+    return [_renumbered(source, numbers, names) for source in sources]
+
+
+def _renumbered(source: Source, numbers: dict[str, int], names: Sequence[str]) -> Source:
+    if source.label_name is not None:
+        return replace(source, label=numbers[source.label_name])
+    return source if source.label is None else replace(source, label_name=names[source.label])
 
 
 def unique(sources: Iterable[Source], where: str) -> list[Source]:

@@ -1,0 +1,63 @@
+"""Reading official files: text, CSV and JSON with errors that name file and line; finding videos by their names."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from marey.errors import ClipError
+
+
+def read_text(path: Path) -> str:
+    """A text file, UTF-8 with or without a mark. Raises `ClipError`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClipError(f"{path}: is not a readable list of videos ({error})") from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, without those that are blank."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            yield number, line
+
+
+def read_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Fields of each line, with its number."""
+    for number, line in read_lines(path):
+        yield number, next(csv.reader([line], delimiter=delimiter))
+
+
+def read_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]], expected: str) -> Any:
+    """A JSON file that holds a ``kind``. Raises `ClipError` with the line where it is no JSON."""
+    try:
+        found = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise wrong(path, error.lineno, error.msg, "JSON") from None
+    if not isinstance(found, kind):
+        raise ClipError(f"{path}: holds a {type(found).__name__}; expected {expected}")
+    return found
+
+
+def wrong(path: Path, number: int, found: str, expected: str) -> ClipError:
+    """The error for a line."""
+    return ClipError(f"{path}, line {number}: {found}; expected {expected}")
+
+
+class VideoFinder:
+    """Looks up videos anywhere below ``root`` by their name without suffix."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._paths: dict[str, Path] = {}
+        for folder, _, names in os.walk(root, followlinks=False):
+            for name in sorted(names):
+                self._paths.setdefault(Path(name).stem, Path(folder, name))
+
+    def find(self, *names: str, suffix: str = ".mp4") -> str:
+        """Path of the first of ``names`` that is there, with any suffix; else where the first one would be."""
+        found = next((self._paths[name] for name in names if name in self._paths), None)
+        return str(found or self._root / f"{names[0]}{suffix}")
