@@ -49,6 +49,12 @@ def test_a_file_opens_with_the_model_that_is_named(results, tmp_path):
     assert torch.equal(opened.model(CONFIG).head.weight, model.head.weight)
 
 
+def test_the_weights_file_inside_a_checkpoint_opens_like_any_file(results):
+    [path] = (results / "runs/walking/checkpoints/000000000010").glob("weights*.safetensors")
+    model = open_weights(str(path), results).model(CONFIG)
+    assert round(float(model.head.bias[0]), 3) == 0.1
+
+
 def test_what_is_not_there_is_told_with_the_nearest(results):
     with pytest.raises(CheckpointError, match="did you mean walking"):
         open_weights("wlaking", results)

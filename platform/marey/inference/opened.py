@@ -59,7 +59,7 @@ def open_weights(where: str, results: Path, which: Which = "best") -> Opened:
     if path.suffix in FILES:
         if not path.is_file():
             raise CheckpointError(f"{where}: no such file")
-        return Opened(path, read_weights(str(path)))
+        return Opened(path, _of_model(read_weights(str(path))))
     if (path / checkpoint.MANIFEST).is_file():
         return _opened(checkpoint.verify(path))
     run = path if (path / "checkpoints").is_dir() else results / "runs" / where
@@ -80,14 +80,20 @@ def _of_run(run: Path, which: Which) -> checkpoint.Saved:
 
 
 def _opened(saved: checkpoint.Saved) -> Opened:
-    """A recipe's weights without what is not the model's."""
     lineage = saved.state["lineage"]
-    weights = {
-        name.removeprefix("model."): tensor
-        for name, tensor in checkpoint.weights(saved).items()
-        if name.startswith("model.")
-    }
-    return Opened(saved.path, weights, lineage["settings"], tuple(lineage.get("classes", ())), saved.step)
+    return Opened(
+        saved.path,
+        _of_model(checkpoint.weights(saved)),
+        lineage["settings"],
+        tuple(lineage.get("classes", ())),
+        saved.step,
+    )
+
+
+def _of_model(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Of a recipe's weights, as a checkpoint and its files hold them, the model's; others as they are."""
+    prefix = "model."
+    return {name.removeprefix(prefix): one for name, one in weights.items() if name.startswith(prefix)} or weights
 
 
 def _near(where: str, results: Path) -> str:
