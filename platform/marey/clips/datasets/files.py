@@ -3,10 +3,11 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from marey.config import did_you_mean
 from marey.errors import ClipError
 
 
@@ -45,6 +46,20 @@ def read_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]], expected
 def wrong(path: Path, number: int, found: str, expected: str) -> ClipError:
     """The error for a line."""
     return ClipError(f"{path}, line {number}: {found}; expected {expected}")
+
+
+def number_of(label: str, numbers: Mapping[str, int], path: Path, line: int, index: str) -> int:
+    """The number of a class that a line names; ``index``: the file that all classes stand in."""
+    if label not in numbers:
+        raise wrong(path, line, f"class {label!r}", f"one of {index}{did_you_mean(label, numbers)}")
+    return numbers[label]
+
+
+def in_order(numbers: Mapping[str, int], path: Path) -> tuple[str, ...]:
+    """Names by number. `ClipError` where these are not 0, 1, 2 ..., each once."""
+    if sorted(numbers.values()) != list(range(len(numbers))):
+        raise ClipError(f"{path}: the numbers are not 0 to {len(numbers) - 1}, each once; take the official file")
+    return tuple(sorted(numbers, key=numbers.__getitem__))
 
 
 class VideoFinder:

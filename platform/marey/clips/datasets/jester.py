@@ -13,9 +13,8 @@ a header. What is distributed are folders of frames at 12 a second; make videos 
 import re
 from pathlib import Path
 
-from marey.clips.datasets.files import VideoFinder, read_lines, read_rows, wrong
+from marey.clips.datasets.files import VideoFinder, number_of, read_lines, read_rows, wrong
 from marey.clips.datasets.source import Listing, Source
-from marey.config import did_you_mean
 
 _LIST = re.compile(r"jester-v1-(train|validation|test)\.csv")
 _LABELS = "jester-v1-labels.csv"
@@ -45,7 +44,6 @@ def _read(path: Path, numbers: dict[str, int], finder: VideoFinder) -> list[Sour
         name, label = row[0].strip(), row[1].strip() if len(row) > 1 else None
         if not name or len(row) > 2:
             raise wrong(path, number, f"{len(row)} fields", "id;class, e.g. 34870;Drumming Fingers")
-        if label is not None and label not in numbers:
-            raise wrong(path, number, f"class {label!r}", f"one of {_LABELS}{did_you_mean(label, numbers)}")
-        found.append(Source(name, finder.find(name), None if label is None else numbers[label], label, match.group(1)))
+        place = None if label is None else number_of(label, numbers, path, number, _LABELS)
+        found.append(Source(name, finder.find(name), place, label, match.group(1)))
     return found

@@ -10,10 +10,8 @@
 
 from pathlib import Path
 
-from marey.clips.datasets.files import read_rows, wrong
+from marey.clips.datasets.files import in_order, number_of, read_rows, wrong
 from marey.clips.datasets.source import Listing, Source
-from marey.config import did_you_mean
-from marey.errors import ClipError
 
 _CLASSES = "moments_categories.txt"
 _LISTS = {"trainingSet.csv": ("training", "train"), "validationSet.csv": ("validation", "validation")}
@@ -31,7 +29,7 @@ def sources(path: Path, root: Path | None, fold: int) -> Listing:
     numbers = _numbers(folder / _CLASSES)
     lists = [folder / name for name in _LISTS if (folder / name).is_file()] if path.is_dir() else [path]
     found = [source for one in lists for source in _read(one, numbers, (root or folder).absolute())]
-    return Listing(found, tuple(sorted(numbers, key=numbers.__getitem__)))
+    return Listing(found, in_order(numbers, folder / _CLASSES))
 
 
 def _numbers(path: Path) -> dict[str, int]:
@@ -40,8 +38,6 @@ def _numbers(path: Path) -> dict[str, int]:
         if len(row) != 2 or not row[1].strip().isdecimal():
             raise wrong(path, number, ",".join(row), "class,number")
         numbers[row[0].strip()] = int(row[1])
-    if sorted(numbers.values()) != list(range(len(numbers))):
-        raise ClipError(f"{path}: the numbers are not 0 to {len(numbers) - 1}, each once; take the official file")
     return numbers
 
 
@@ -52,7 +48,6 @@ def _read(path: Path, numbers: dict[str, int], root: Path) -> list[Source]:
         if len(row) < 2:
             raise wrong(path, number, ",".join(row), "path,class,votes,votes")
         name, label = row[0].strip(), row[1].strip()
-        if label not in numbers:
-            raise wrong(path, number, f"class {label!r}", f"one of {_CLASSES}{did_you_mean(label, numbers)}")
-        found.append(Source(f"{folder}/{name}", str(root / folder / name), numbers[label], label, split))
+        place = number_of(label, numbers, path, number, _CLASSES)
+        found.append(Source(f"{folder}/{name}", str(root / folder / name), place, label, split))
     return found

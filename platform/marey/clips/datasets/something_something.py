@@ -12,7 +12,7 @@ lists, with the labels beside it, or the folder that holds them all.
 from pathlib import Path
 from typing import Any
 
-from marey.clips.datasets.files import VideoFinder, read_json
+from marey.clips.datasets.files import VideoFinder, in_order, read_json
 from marey.clips.datasets.source import Listing, Source
 from marey.config import did_you_mean
 from marey.errors import ClipError
@@ -39,7 +39,7 @@ def sources(path: Path, root: Path | None, fold: int) -> Listing:
     for one in _lists(path) if path.is_dir() else [path]:
         for place, entry in enumerate(read_json(one, list, 'a list of {"id": ..., "template": ...}'), 1):
             found.append(_source(one, place, entry, numbers, finder))
-    return Listing(found, tuple(sorted(numbers, key=numbers.__getitem__)))
+    return Listing(found, in_order(numbers, labels))
 
 
 def _labels(folder: Path) -> Path | None:
@@ -65,8 +65,6 @@ def _numbers(path: Path) -> dict[str, int]:
         numbers = {str(name): int(number) for name, number in labels.items()}
     except (TypeError, ValueError) as error:
         raise ClipError(f"{path}: {error}; expected a mapping of templates to numbers") from None
-    if sorted(numbers.values()) != list(range(len(numbers))):
-        raise ClipError(f"{path}: the numbers are not 0 to {len(numbers) - 1}, each once; take the official file")
     return numbers
 
 

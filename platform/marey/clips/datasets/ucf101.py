@@ -11,9 +11,8 @@ Classes are numbered from 0 here.
 import re
 from pathlib import Path
 
-from marey.clips.datasets.files import VideoFinder, read_lines, wrong
+from marey.clips.datasets.files import VideoFinder, number_of, read_lines, wrong
 from marey.clips.datasets.source import Listing, Source
-from marey.config import did_you_mean
 from marey.errors import ClipError
 
 _INDEX = "classInd.txt"
@@ -51,13 +50,13 @@ def _names(path: Path) -> list[str]:
 def _read(path: Path, names: list[str], finder: VideoFinder) -> list[Source]:
     match = _LIST.fullmatch(path.name)
     assert match is not None
+    numbers = {name: place for place, name in enumerate(names)}
     found = []
     for number, line in read_lines(path):
         name = line.split()[0]
         label_name = name.split("/")[0]
-        if label_name not in names:
-            raise wrong(path, number, f"class {label_name!r}", f"one of {_INDEX}{did_you_mean(label_name, names)}")
+        label = number_of(label_name, numbers, path, number, _INDEX)
         stem, suffix = Path(name).stem, Path(name).suffix
         uri = finder.find(stem, suffix=suffix)
-        found.append(Source(name, uri, names.index(label_name), label_name, match.group(1)))
+        found.append(Source(name, uri, label, label_name, match.group(1)))
     return found
