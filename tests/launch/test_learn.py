@@ -32,7 +32,7 @@ def test_a_smaller_set_is_trained_for_as_many_steps(labelled):
     assert float(words["epochs"]) * len(labelled.split("train")) == pytest.approx(whole, rel=0.01)
 
 
-@pytest.mark.parametrize(("settings", "pretraining"), [(one[1], one[2]) for one in learn.MODELS])
+@pytest.mark.parametrize(("settings", "pretraining"), [(one.settings, one.pretraining) for one in learn.MODELS])
 def test_the_settings_are_ones_that_the_jobs_take(settings, pretraining, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "jobs")
     for job, name in [("finetune", settings), *([pretraining] if pretraining else [])]:

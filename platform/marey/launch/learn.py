@@ -9,7 +9,9 @@ subject tests, the one before validates. Every step is a command that is printed
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -23,12 +25,28 @@ from marey.launch.submit import ROOT, run_program, submit
 
 PER_CLASS = 360
 _TRAINED = 2016  # training videos of the motion shapes, for which the settings' epochs are meant
-# Name, the model's settings, and those of a pre-training that it starts from.
-MODELS: tuple[tuple[str, str, tuple[str, str] | None], ...] = (
-    ("3D ResNet", "learn_resnet3d", None),
-    ("3D ResNet, one frame", "learn_one_frame", None),
-    ("Hiera, pre-trained", "learn_hiera", ("pretrain_hiera", "learn_hiera_pretrain")),
-    ("VideoMAE V2, pre-trained", "learn_videomae", ("pretrain_videomae", "learn_videomae_pretrain")),
+
+
+class Learner(NamedTuple):
+    """One model of the table."""
+
+    title: str
+    run: str
+    """Part of its runs' names."""
+    settings: str
+    """File of its settings, without suffix."""
+    pretraining: tuple[str, str] | None = None
+    """Job and settings of the pre-training that it starts from."""
+
+
+MODELS = (
+    Learner("3D ResNet", "learn_resnet3d", "learn_resnet3d"),
+    Learner("3D ResNet, one frame", "learn_one_frame", "learn_one_frame"),
+    Learner("Hiera", "learn_hiera_scratch", "learn_hiera"),
+    Learner("Hiera, pre-trained", "learn_hiera", "learn_hiera", ("pretrain_hiera", "learn_hiera_pretrain")),
+    Learner(
+        "VideoMAE V2, pre-trained", "learn_videomae", "learn_videomae", ("pretrain_videomae", "learn_videomae_pretrain")
+    ),
 )
 
 
@@ -40,7 +58,7 @@ def main(words: list[str]) -> int:
     results = Path(given.get("results") or ROOT / ".learn").absolute()
     seed = int(given.get("seed") or 0)
     data = Path(given["data"]).expanduser().absolute() if given.get("data") else _motion_shapes(results)
-    chosen = [one for one in MODELS if given.get("models", "") in one[1]]
+    chosen = [one for one in MODELS if given.get("models", "") in one.run]
     print(f"data     {data}\nresults  {results}\nstarting a one-node Ray cluster ...", flush=True)
     with LocalCluster() as cluster:
         return run(cluster, data, results, seed, chosen)
@@ -51,7 +69,7 @@ def run(
     data: Path,
     results: Path,
     seed: int,
-    models: list[tuple[str, str, tuple[str, str] | None]],
+    models: Sequence[Learner],
 ) -> int:
     """All models in turn, then the table of what they reached."""
     table = results / "tables" / data.name
@@ -59,8 +77,8 @@ def run(
     prepare = ["jobs/prepare_clips.py", f"videos={videos}", f"videos_root={data}", f"table={table}"]
     if code := submit(cluster, [*prepare, "clips.short_side=96", f"results={results}"]):
         return code
-    for _, settings, pretraining in models:
-        name = f"{data.name}-{settings}-{seed}"
+    for _, run_name, settings, pretraining in models:
+        name = f"{data.name}-{run_name}-{seed}"
         common = [f"table={table}", f"results={results}", f"seed={seed}"]
         init = []
         if pretraining is not None:
@@ -87,8 +105,8 @@ def show(results: Path, data: str) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("model", "seed", "test videos", "top-1", "95 % interval"):
         table.add_column(title)
-    for title, settings, _ in MODELS:
-        for path in sorted(results.glob(f"runs/{data}-{settings}-*/evaluations/test-3x1/summary.json")):
+    for title, run_name, _, _ in MODELS:
+        for path in sorted(results.glob(f"runs/{data}-{run_name}-[0-9]*/evaluations/test-3x1/summary.json")):
             found = json.loads(path.read_text())
             low, high = found["intervals"]["top1"]
             seed = path.parts[-4].rsplit("-", 1)[1]
