@@ -29,7 +29,7 @@ def submit(cluster: Any, *words: str, name: str | None = None, wait: bool = True
     options = [*(["--submission-id", name] if name else []), *([] if wait else ["--no-wait"])]
     command = ["ray", "job", "submit", *options, "--working-dir", ".", "--", *words]
     return subprocess.run(
-        command, cwd=ROOT, env=without_marey(cluster.environment), capture_output=True, text=True, timeout=240
+        command, cwd=ROOT, env=without_marey(cluster.environment), capture_output=True, text=True, timeout=500
     )
 
 
@@ -37,7 +37,7 @@ def run_script(*words: str) -> subprocess.CompletedProcess[str]:
     """``python jobs/...`` in a process of its own, without a cluster."""
     environment = {**without_marey(dict(os.environ)), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HERE = Path(__file__).resolve().parent
 KINDS = ["torch1", "deepspeed0", "deepspeed1", "deepspeed2", "deepspeed3"]
 ROUNDING = 2e-5  # of a loss or a gradient norm, after twenty steps in fp32
@@ -32,7 +32,7 @@ def run(world: int, folder: Path) -> dict[str, list[list[float]]]:
         )
         for rank in range(world)
     ]
-    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
+    outputs = [worker.communicate(timeout=800)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * world, "\n".join(output[-3000:] for output in outputs)
     return json.loads((folder / f"told{world}.json").read_text())
 

@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from submitting import ROOT, checkpoints, history, mlflow_runs, run_script, submit, until, without_marey
 from submitting import SMALL as PRETRAIN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # The smallest network over the smallest frames, without augmentation: it learns what it can in seconds.
 SMALL = (

@@ -13,7 +13,7 @@ import torch
 from submitting import SMALL, checkpoints, history, mlflow_runs, run_script, submit, until, weights, without_marey
 from videos import write_unusable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 JOB = "jobs/pretrain_videomae.py"
 
 
