@@ -32,7 +32,8 @@ demo: env
 learn: env
 	@$(SOURCES) $(BIN)/python -m marey.launch.learn $(if $(DATA),data="$(DATA)") $(if $(SEED),seed=$(SEED))
 
-# Their own environment: some of them would replace the PyTorch that Marey runs with.
+# Their own environment: some of them would replace the PyTorch that Marey runs with. torchcodec from 0.14 on is built for
+# CUDA alone, and needs FFmpeg's libraries on the machine.
 bench-env:
 	@$(PYTHON) -m venv .bench
 	@.bench/bin/python -m pip install --quiet "torch>=2.11,<2.14" "torchcodec<0.14" decord numpy

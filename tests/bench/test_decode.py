@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from marey.bench.decode import GOPS, STORAGES, DecodeBench, Row, measure, run
+from marey.errors import ConfigError
 
 SMALL = DecodeBench(frames=80, short_side=48, clips=2, rounds=1, strides=(2,), peers=Path("/no/such/python"))
 
@@ -31,8 +32,12 @@ def test_a_row_that_gives_other_frames_ends_the_bench():
         measure([right, wrong], SMALL, 1)
 
 
-def test_peers_are_compared_and_asked_in_their_own_process(tmp_path: Path):
-    """A stand-in for an environment: an interpreter in which `decord` is a module that fails to decode."""
+def test_a_clip_longer_than_the_film_is_refused():
+    with pytest.raises(ConfigError, match=r"strides=\[8\]: a clip is longer than frames=80"):
+        run(SMALL.replace(strides=(8,)), Console(quiet=True))
+
+
+def test_peers_that_cannot_be_imported_are_told():
     console = Console(record=True, width=120)
     run(SMALL.replace(peers=Path("/bin/false")), console)
     assert "left out: decord; /bin/false cannot import it" in console.export_text()

@@ -92,12 +92,7 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line's words ask for and print it."""
-    console = report.open_console()
-    bench = words.read(StepBench(), __doc__ or "", console, arguments)
-    try:
-        run(bench, console)
-    except ConfigError as error:
-        words.refuse(error)
+    words.launch(StepBench(), __doc__ or "", run, report.open_console(), arguments)
 
 
 def run(bench: StepBench, console: Console) -> list[list[Measured]]:

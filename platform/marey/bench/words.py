@@ -1,7 +1,7 @@
 """What a bench reads from its command line: ``path=value`` words, and ``--help`` for the list of them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from rich.console import Console
@@ -21,6 +21,17 @@ def read(bench: C, text: str, console: Console, words: Sequence[str] | None = No
         sys.exit(0)
     try:
         return override(bench, words)
+    except ConfigError as error:
+        refuse(error)
+
+
+def launch(
+    bench: C, text: str, run: Callable[[C, Console], object], console: Console, arguments: Sequence[str] | None = None
+) -> None:
+    """What every bench's main does: read the words, run, and refuse what is wrong with them."""
+    settled = read(bench, text, console, arguments)
+    try:
+        run(settled, console)
     except ConfigError as error:
         refuse(error)
 

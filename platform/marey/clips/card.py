@@ -1,6 +1,6 @@
 """What is in a clip table: the figures that a person wants to see before training on it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -95,7 +95,7 @@ def _classes(
 
 
 def _histograms(table: ClipTable, sources: Sequence[str], seconds: np.ndarray) -> tuple[Histogram, ...]:
-    whole = Counter[str]()
+    whole: defaultdict[str, float] = defaultdict(float)
     for source, length in zip(sources, seconds, strict=True):
         whole[source] += length
     shorter = np.minimum(table.column("width"), table.column("height"))

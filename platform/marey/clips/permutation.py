@@ -1,8 +1,8 @@
 """A permutation of any number of rows that is never written down: row numbers are computed from places.
 
 A Feistel network over the next even power of two (Luby and Rackoff 1988), walked on from numbers that are too large
-until one fits (Black and Rogaway 2002). A hundred million rows cost nothing before the first is asked for, and a
-place costs microseconds, in any order.
+until one fits (Black and Rogaway 2002). A hundred million rows cost nothing before the first is asked for, and of many
+asked for together each costs less than a microsecond, in any order.
 """
 
 import numpy as np

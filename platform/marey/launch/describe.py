@@ -69,5 +69,8 @@ def _record(description: Description, table: ClipTable, card: Card, output: Path
     tracker.start(RunDescription(name, directory, flatten(description), tags, dataset_note(table)))
     tracker.metrics(0, {"rows": card.rows, "sources": card.sources, "hours": card.hours, "alike": len(card.alike)})
     tracker.end("finished")
-    attach(directory, description.tracking, description.results, output)
+    try:
+        attach(directory, description.tracking, description.results, output)
+    except Exception as error:  # whatever a server does: the card is written
+        print(f"note     MLflow did not take the card ({error}); it is in {output}", flush=True)
     say_results([("card", output)], directory)

@@ -5,8 +5,8 @@
     jester-v1-validation.csv    the same; jester-v1-test.csv: ids alone
     <id>.webm or <id>.mp4       the videos, anywhere below the root
 
-The files end in .csv and separate by semicolons; newer releases call them Train.csv, Validation.csv and Test.csv with
-a header. What is distributed are folders of frames at 12 a second; make videos of them first:
+``videos=`` is one of the lists, or the folder. What is distributed are folders of frames at 12 a second; make videos of
+them first:
 ``ffmpeg -framerate 12 -i 34870/%05d.jpg 34870.mp4``.
 """
 
