@@ -31,14 +31,14 @@ OPTIMISERS = {
 TUNING_STEPS, TUNING_SAVED_AT = 8, 4
 
 
-def micro_batches(step: int, rank: int, world: int) -> list[Batch]:
+def micro_batches(step: int, rank: int, world: int, passes: int = PASSES) -> list[Batch]:
     """This worker's share of a global batch that is the same for any number of workers, in equal passes."""
     pixels = torch.randint(
         0, 256, (BATCH, 3, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(step)
     )
     keys = torch.arange(BATCH) * 104729 + step
-    size = BATCH // world // PASSES
-    firsts = [rank * BATCH // world + place * size for place in range(PASSES)]
+    size = BATCH // world // passes
+    firsts = [rank * BATCH // world + place * size for place in range(passes)]
     labels = torch.arange(BATCH) % 5
     return [
         Batch(pixels[first : first + size], keys[first : first + size], ("clip",) * size, labels[first : first + size])
@@ -74,6 +74,21 @@ def tune(kind: str, zero: int, optimiser: str, saved: TrainState | None) -> tupl
             scores = strategy.forward(micro_batches(0, 0, 1)[0], "predict").metrics["scores"]
         told.append([step.loss, step.grad_norm, float(scores[:, 0].log().mean())])
     return told, state
+
+
+def synchronised(kind: str, zero: int) -> list[list[float]]:
+    """A network with batch norm over all workers: loss and gradient norm, then what its running statistics predict."""
+    torch.manual_seed(0)
+    network = configure("r3d_18", frames=4, crop=32, width=8, depths=(1, 1, 1, 1), num_classes=5)
+    config = EngineConfig(strategy=kind, zero=zero, device="cpu", sync_batch_norm=True)
+    optim = OptimConfig(kind="sgd", base_lr=1e-2)
+    strategy = build(SupervisedConfig().build(network), optim, config, torch.device("cpu"), 1)
+    told = []
+    for number in range(TUNING_STEPS):
+        step = strategy.step(micro_batches(number, strategy.rank, strategy.world, passes=1), 1e-2)
+        scores = strategy.forward(micro_batches(0, 0, 1)[0], "predict").metrics["scores"]
+        told.append([step.loss, step.grad_norm, float(scores[:, 0].log().mean())])
+    return told
 
 
 def shared(state: TrainState) -> TrainState:
@@ -132,6 +147,7 @@ def main(folder: Path) -> None:
             strategy.load(read_state(saved))
             told[f"{saved.stem} as {kind}{zero}x{world}"] = steps(strategy, SAVED_AT, STEPS)
     told |= fine_tuning(world)
+    told |= {f"synchronised {kind}{zero}x{world}": synchronised(kind, zero) for kind, zero in KINDS}
     if distributed.get_rank() == 0:
         (folder / f"told{world}.json").write_text(json.dumps(told))
 

@@ -94,6 +94,12 @@ def test_moments_and_the_moving_average_go_on_under_another_strategy(told, optim
     assert worst(told[f"{optimiser} {crossing}x{world}"], told[f"{optimiser} torch1x1"][4:]) < ROUNDING
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_synchronised_batch_norm_sees_all_workers_clips(told, kind, world):
+    assert worst(told[f"synchronised {kind}x{world}"], told["synchronised torch1x1"]) < ROUNDING
+
+
 def test_the_private_names_of_deepspeed_that_are_relied_on_exist():
     check = (
         "import deepspeed.ops, inspect; from deepspeed.runtime.zero import stage_1_and_2 as z, stage3;"

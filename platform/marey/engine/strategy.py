@@ -17,6 +17,7 @@ from marey.clips.batch import Batch
 from marey.config import Config
 from marey.engine.ema import Ema
 from marey.engine.optim import MOMENTS, OptimConfig, optimizer, parameter_groups, set_lr
+from marey.nn.batch_norm import synchronise
 from marey.nn.block import set_checkpointing
 from marey.recipes.base import Mode, Recipe, Step
 
@@ -34,6 +35,8 @@ class EngineConfig(Config):
     """Most clips of one forward pass on one worker; more are accumulated."""
     activation_checkpointing: Literal["off", "blocks"] = "off"
     """blocks: keep each block's input only and compute the block again in the backward pass."""
+    sync_batch_norm: bool = False
+    """Batch norm over the clips of all workers' passes, not of each worker's own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that the worker was given, else the CPU."""
 
@@ -102,6 +105,8 @@ class Strategy:
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         set_checkpointing(recipe, config.activation_checkpointing == "blocks")
+        if config.sync_batch_norm:
+            synchronise(recipe)
 
     def step(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
         """Forward and backward over this worker's micro-batches, one optimiser step. Collective."""

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from marey.clips import loader
 from marey.clips.table import ClipTable, open_table
@@ -19,6 +18,7 @@ from marey.experiment.revision import revision
 from marey.experiment.run import Run, fresh_name, open_run
 from marey.launch import prepare, signals
 from marey.launch.records import dataset_note, say_results, trackers
+from marey.nn.batch_norm import has_batch_norm
 from marey.tracking.base import RunDescription, Tracker
 
 
@@ -135,10 +135,13 @@ def _batch_norm_note(training: Training) -> str:
     """What batch norm makes of the promise that results do not depend on the workers."""
     with torch.device("meta"):
         model = training.backbone.build()
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if not has_batch_norm(model):
         return ""
+    if training.engine.sync_batch_norm:
+        return "\nnote     batch norm sees one pass of all workers: results depend on workers × engine.micro_batch"
     return (
-        "\nnote     batch norm sees each worker's passes alone: results depend on fleet.workers and engine.micro_batch"
+        "\nnote     batch norm sees each worker's passes alone: results depend on fleet.workers and engine.micro_batch "
+        "(engine.sync_batch_norm=true: all workers' together)"
     )
 
 
