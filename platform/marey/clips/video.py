@@ -14,8 +14,10 @@ from typing import Literal
 import av
 import numpy as np
 import numpy.typing as npt
+from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.stream import Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -39,6 +41,9 @@ _CODECS = (
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
 # "careful" flags only: "aggressive" and "compliant" refuse healthy files of odd encoders.
 _STRICT = "crccheck+bitstream+buffer+explode"
+
+# FFmpeg's own decoder of VP9 never looks whether a frame's bits last until its end; the reference decoder does.
+_WITNESSES = {"vp9": "libvpx-vp9", "vp8": "libvpx"}
 
 _thread = threading.local()
 
@@ -76,6 +81,20 @@ def open_video(
         context.thread_count = 1
         context.options = {"max_pixels": str(max_pixels)} | ({"err_detect": _STRICT} if strict else {})
         yield container, stream
+
+
+def witness_of(stream: VideoStream) -> VideoCodecContext | None:
+    """A second decoder that raises on damage which the one in use conceals; None where there is no better one."""
+    context = stream.codec_context
+    name = _WITNESSES.get(context.codec.canonical_name)
+    deep = any(part.bits > 8 for part in context.format.components) if context.format else True
+    if name is None or name not in av.codecs_available or deep:  # the reference decoder may be built for 8 bits alone
+        return None
+    witness = CodecContext.create(name, "r")
+    assert isinstance(witness, VideoCodecContext)
+    witness.thread_count = 1
+    witness.extradata = context.extradata
+    return witness
 
 
 def _check_file(path: Path) -> None:
