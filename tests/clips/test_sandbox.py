@@ -135,6 +135,28 @@ def test_a_real_bomb_is_refused_for_its_memory(tmp_path: Path) -> None:
         assert list(sandbox.tables(Source("bomb", str(path))))
 
 
+# In a process of its own, which has no other children: the most memory that the server or a child of it held.
+PEAK = """
+import resource, sys
+from marey.clips.datasets import Source
+from marey.clips.sandbox import Sandbox
+from marey.clips.storage import ClipStorage
+with Sandbox(ClipStorage(preset="ultrafast")) as sandbox:
+    assert list(sandbox.tables(Source("bomb", sys.argv[1])))
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def test_a_bomb_stays_under_512_mb(tmp_path: Path) -> None:
+    black = np.zeros((2, 4320, 8192, 3), np.uint8)
+    path = write_video(tmp_path / "bomb.mp4", black, options={"preset": "ultrafast", "crf": "51"})
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "platform")}
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert 50_000 < int(done.stdout) < 512_000  # KiB
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_server_has_no_threads_when_it_forks(tmp_path: Path) -> None:
     with Sandbox(FAST) as sandbox:
