@@ -122,9 +122,13 @@ def test_a_full_disk_is_not_the_videos_fault(server: Server) -> None:
     assert server.ask("disk") == {"status": "failed", "reason": "OSError: [Errno 28] No space left on device"}
 
 
-def test_a_real_bomb_is_refused_for_its_memory(tmp_path: Path) -> None:
+def write_bomb(path: Path) -> Path:
     black = np.zeros((2, 4320, 8192, 3), np.uint8)
-    path = write_video(tmp_path / "bomb.mp4", black, options={"preset": "ultrafast", "crf": "51"})
+    return write_video(path, black, options={"preset": "ultrafast", "crf": "51"})
+
+
+def test_a_real_bomb_is_refused_for_its_memory(tmp_path: Path) -> None:
+    path = write_bomb(tmp_path / "bomb.mp4")
     assert path.stat().st_size < 200_000
     with (
         Sandbox(ClipStorage(limits=Limits(memory_mib=64))) as sandbox,
@@ -148,8 +152,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def test_a_bomb_stays_under_512_mb(tmp_path: Path) -> None:
-    black = np.zeros((2, 4320, 8192, 3), np.uint8)
-    path = write_video(tmp_path / "bomb.mp4", black, options={"preset": "ultrafast", "crf": "51"})
+    path = write_bomb(tmp_path / "bomb.mp4")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "platform")}
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(path)], env=environment, capture_output=True, text=True, check=True
