@@ -29,7 +29,7 @@ import pytest
 
 from clips.mutations import CODECS, CONTAINERS, KINDS, mutated, write_sources
 from marey.clips.datasets import Source
-from marey.clips.decode import verify_row
+from marey.clips.decode import read_frames, verify_row
 from marey.clips.prepare import prepare_all
 from marey.clips.probe import scan
 from marey.clips.row import from_arrow
@@ -236,8 +236,8 @@ def test_every_spoilt_payload_and_source_is_reported(sources: dict[Pair, Path], 
         with pytest.raises(ClipError, match="sha256"):
             verify_row(dataclasses.replace(copied, payload=mutated(copied.payload, rng)[1]))
         path.write_bytes(mutated(sound, rng)[1])
-        with pytest.raises(ClipError, match=r"sha256|has changed since"):
-            verify_row(pointing)
+        with pytest.raises(ClipError, match=r"has changed since"):
+            read_frames(pointing, [0])
 
 
 # --- what a container and a codec tell, of which FFmpeg says nothing

@@ -9,6 +9,7 @@ import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -27,6 +28,8 @@ from marey.errors import ClipError
 
 # A seek costs about as much as decoding this many frames.
 _SEEK_FRAMES = 12
+# Sources whose hash a process keeps in mind, at some 300 bytes each.
+_REMEMBERED = 65536
 # Decoders that heed skip_frame from packet to packet; leaving out unreferenced frames saves up to a quarter.
 _SKIPPING = {"h264", "hevc"}
 _CODECS = {"h264": "h264", "jpeg": "mjpeg"}
@@ -76,13 +79,9 @@ def read_frames(row: ClipRow, indices: Sequence[int]) -> Pixels:
 
 def verify_row(row: ClipRow) -> None:
     """Compare the payload, or the whole source file, with ``row.sha256``; `ClipError` where they differ."""
-    if row.payload is not None:
-        digest = hashlib.sha256(row.payload).hexdigest()
-    else:
+    if row.payload is None:
         _check_source(row)
-        with Path(row.uri).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != row.sha256:
+    elif (digest := hashlib.sha256(row.payload).hexdigest()) != row.sha256:
         raise ClipError(f"{row.clip_id}: sha256 is {digest}, the table says {row.sha256}; prepare the table again")
 
 
@@ -195,12 +194,23 @@ def _read_source(row: ClipRow, wanted: list[int], put: Put) -> None:
 
 
 def _check_source(row: ClipRow) -> None:
+    """Size and hash of the file; the hash once in a process, as long as the file's time stays what it was."""
     try:
-        size = Path(row.uri).stat().st_size
+        status = Path(row.uri).stat()
+        if row.packet_lengths is not None and status.st_size != sum(row.packet_lengths):
+            raise ClipError(_changed(row, f"a file of {status.st_size} bytes instead of {sum(row.packet_lengths)}"))
+        digest = _digest(row.uri, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise ClipError(_changed(row, f"no readable file ({error.strerror})")) from None
-    if row.packet_lengths is not None and size != sum(row.packet_lengths):
-        raise ClipError(_changed(row, f"a file of {size} bytes instead of {sum(row.packet_lengths)}"))
+    if digest != row.sha256:
+        raise ClipError(_changed(row, f"other bytes (sha256 {digest} instead of {row.sha256})"))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _digest(path: str, size: int, changed_ns: int) -> str:
+    """The sha256 of a file; its size and time of change only tell one state of it from another."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _changed(row: ClipRow, found: str) -> str:
