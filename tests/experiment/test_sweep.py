@@ -4,7 +4,7 @@ import pytest
 
 from marey.backbones.zoo import configure
 from marey.errors import ConfigError, ResourceError
-from marey.experiment import FleetConfig, Sweep, Training
+from marey.experiment import Sweep, Training, TrainingFleet
 from marey.experiment.sweep import read_space
 from marey.recipes.supervised import SupervisedConfig
 
@@ -49,17 +49,19 @@ def test_as_many_trials_run_at_a_time_as_there_is_room_for():
     def host(cpus: float) -> Cluster:
         return Cluster(cpus=cpus, gpus=0, free_cpus=cpus, free_gpus=0, hosts=("here",))
 
-    concurrent, shares = plan_trials(Sweep(), FleetConfig(workers=2), 4, host(2))
+    concurrent, shares = plan_trials(Sweep(), TrainingFleet(workers=2), 4, host(2))
     assert (concurrent, shares.cpus) == (1, 0.99)
-    concurrent, shares = plan_trials(Sweep(), FleetConfig(workers=2), 4, host(9))
+    concurrent, shares = plan_trials(Sweep(), TrainingFleet(workers=2), 4, host(9))
     assert concurrent == 4
     assert concurrent * (2 * shares.cpus + 0.01) <= 9
-    concurrent, shares = plan_trials(Sweep(concurrent=2), FleetConfig(workers=2), 4, host(2))
+    concurrent, shares = plan_trials(Sweep(), TrainingFleet(workers=2, decode_actors=1), 4, host(9))
+    assert (concurrent, shares.cpus) == (2, 1.0)
+    concurrent, shares = plan_trials(Sweep(concurrent=2), TrainingFleet(workers=2), 4, host(2))
     assert (concurrent, shares.cpus) == (2, 0.49)
     with pytest.raises(ResourceError, match="need"):
-        plan_trials(Sweep(concurrent=4), FleetConfig(workers=4), 4, host(2))
+        plan_trials(Sweep(concurrent=4), TrainingFleet(workers=4), 4, host(2))
     with pytest.raises(ConfigError, match=r"fleet\.workers=0"):
-        plan_trials(Sweep(), FleetConfig(workers=0), 4, host(2))
+        plan_trials(Sweep(), TrainingFleet(workers=0), 4, host(2))
     space = read_space({"backbone": ["r3d_18", "mc3_18"], "seed": [0, 1, 2]}, TRAINING)
     assert num_trials(Sweep(algorithm="grid"), space) == 6
     with pytest.raises(ConfigError, match="a list of values, not a range"):

@@ -35,6 +35,49 @@ def test_batches_are_those_of_the_feed_in_process(order, start, rank, world):
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
 
 
+def test_actors_give_the_batches_of_threads(order):
+    from marey.fleet.decoders import decode_actors
+    from marey.fleet.feed import feed
+
+    expected = list(loader.feed(order, 5, 9))
+    with decode_actors(2) as decoders:
+        found = list(feed(order, 5, 9, 0, 1, decoders))
+    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(batch.decode_seconds > 0 for batch in found)
+
+
+def test_an_actors_error_is_the_one_that_a_thread_would_raise(order, monkeypatch):
+    from marey.clips.decode import read_frames
+    from marey.errors import ClipError
+    from marey.fleet.decoders import decode_actors
+
+    row = replace(order.table.read([0])[0], payload=b"no packets")
+    with pytest.raises(ClipError) as expected:
+        read_frames(row, [0])
+    with decode_actors(1) as decoders, pytest.raises(ClipError) as found:
+        decoders.submit(read_frames, row, [0]).result()
+    assert str(found.value) == str(expected.value)
+
+
+def test_an_actor_that_dies_is_started_again(order):
+    import os
+
+    from marey.fleet.decoders import decode_actors
+
+    with decode_actors(1) as decoders:
+        first = decoders.submit(os.getpid).result()
+        os.kill(first, 9)
+        assert decoders.submit(os.getpid).result() != first
+
+
+def test_actors_for_which_there_is_no_room_are_refused():
+    from marey.errors import ResourceError
+    from marey.fleet.decoders import DecodeActors
+
+    with pytest.raises(ResourceError, match="decode_actors=3: the cluster has not found them a CPU each within 5 s"):
+        DecodeActors(3, start_s=5)
+
+
 def test_datasets_follow_one_another_without_a_seam(order, monkeypatch):
     from marey.fleet import feed as module
 

@@ -10,8 +10,8 @@ from marey.fleet import cluster, resources
 from marey.fleet.cluster import Cluster
 
 
-def share_out(found: Cluster, **fleet) -> resources.Shares:
-    return resources.share_out(FleetConfig(**fleet), Path("/results"), found)
+def share_out(found: Cluster, decode_actors: int = 0, **fleet) -> resources.Shares:
+    return resources.share_out(FleetConfig(**fleet), Path("/results"), found, decode_actors)
 
 
 def host(cpus: float, gpus: float = 0, free: float | None = None, hosts: tuple[str, ...] = ("one",)) -> Cluster:
@@ -29,6 +29,15 @@ def _holders(request, monkeypatch):
 )
 def test_cpus_are_shared_out(cpus, workers, share):
     assert share_out(host(cpus), workers=workers).cpus == share
+
+
+def test_actors_that_decode_have_their_cpus_and_leave_some_to_the_workers():
+    assert share_out(host(8), workers=2, decode_actors=1).cpus == 3.0
+    assert share_out(host(2), workers=1, decode_actors=1).cpus == 1.0
+    with pytest.raises(ResourceError, match=r"workers=2 with fleet.decode_actors=1 for each need 2.5 CPUs, 2 are free"):
+        share_out(host(2), workers=2, decode_actors=1)
+    with pytest.raises(ResourceError, match=r"need 8 CPUs, 6 are free"):
+        share_out(host(6), workers=2, decode_actors=1, cpus_per_worker=3)
 
 
 def test_each_worker_gets_a_gpu_where_there_are_enough():

@@ -96,7 +96,7 @@ def test_stopped_killed_and_resumed_under_other_strategies_it_ends_as_the_unbrok
     os.kill(until(lambda: driver_of("broken")), signal.SIGKILL)
     until(lambda: not train_workers())
 
-    ended = submit(cluster, "python", JOB, *words, "name=broken")
+    ended = submit(cluster, "python", JOB, *words, "name=broken", "fleet.decode_actors=1")
     assert ended.returncode == 0, ended.stdout
     assert close(weights(tmp_path, "broken"), weights(tmp_path, "unbroken")) < 1e-4
     runs = {run.info.run_name: run for run in mlflow_runs(tmp_path)}

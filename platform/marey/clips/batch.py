@@ -19,6 +19,8 @@ class Batch:
     """Source and start of each clip, for messages and pictures."""
     label: Int64[Tensor, " b"] | None = None
     """Class index, where the table has labels."""
+    decode_seconds: float = 0.0
+    """Processor time that decoding and cropping took."""
 
     def __len__(self) -> int:
         return self.clip.shape[0]

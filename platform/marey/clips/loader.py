@@ -7,8 +7,10 @@ decode here, in `decoded`, and so give identical batches.
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from marey.clips.batch import Batch
@@ -18,6 +20,7 @@ from marey.clips.row import ClipRow
 from marey.clips.table import ClipTable
 
 AHEAD = 2  # batches held ready
+UNDERWAY = 2  # batches being decoded: while one's last clips are, the next one's first
 
 
 @dataclass(frozen=True)
@@ -56,19 +59,22 @@ def feed(order: FeedOrder, start: int, stop: int, rank: int = 0, world: int = 1)
 
 
 def decoded(
-    order: FeedOrder, micro_batches: Iterator[list[Sample]], rows: Callable[[], Iterator[ClipRow]]
+    order: FeedOrder,
+    micro_batches: Iterator[list[Sample]],
+    rows: Callable[[], Iterator[ClipRow]],
+    decoders: Executor | None = None,
 ) -> Generator[Batch]:
     """Batches made of ``rows()``, which must bring each micro-batch's distinct rows in order.
 
-    Reading and decoding run ahead in threads; their errors are raised here, in the caller's thread. Closing the
-    iterator ends the threads.
+    Reading and decoding run ahead, decoding in ``decoders`` or else in threads; their errors are raised here, in the
+    caller's thread. Closing the iterator ends the threads.
     """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
     stopped = threading.Event()
 
     def fill() -> None:
         try:
-            for batch in _batches(order, micro_batches, rows()):
+            for batch in _batches(order, micro_batches, rows(), decoders):
                 if not _put(ready, batch, stopped):
                     return
             _put(ready, None, stopped)
@@ -87,11 +93,27 @@ def decoded(
         thread.join()
 
 
-def _batches(order: FeedOrder, micro_batches: Iterator[list[Sample]], rows: Iterator[ClipRow]) -> Iterator[Batch]:
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as threads:
+def _batches(
+    order: FeedOrder, micro_batches: Iterator[list[Sample]], rows: Iterator[ClipRow], decoders: Executor | None
+) -> Iterator[Batch]:
+    with nullcontext(decoders) if decoders else _threads() as at_work:
+        underway: deque[Callable[[], Batch]] = deque()
         for samples in micro_batches:
             at_hand = {number: next(rows) for number in distinct_rows(samples)}
-            yield order.pipeline.batch([at_hand[one.row] for one in samples], samples, threads)
+            underway.append(order.pipeline.begin([at_hand[one.row] for one in samples], samples, at_work))
+            if len(underway) == UNDERWAY:
+                yield underway.popleft()()
+        while underway:
+            yield underway.popleft()()
+
+
+@contextmanager
+def _threads() -> Iterator[Executor]:
+    threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _put(

@@ -1,9 +1,11 @@
 """From a row and a sample of the plan to an example: choose frames, decode, crop. Pure, picklable, no state."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,15 @@ from marey.errors import ClipError
 
 ONE_VIEW = ViewConfig()
 _RATE_TOLERANCE = 1.02  # 30 frames a second are to be had from 29.97
+
+
+class Decoded(NamedTuple):
+    """The clips of one row that share their frames."""
+
+    clips: list[np.ndarray]
+    """uint8 [T, H, W, C] each."""
+    seconds: float
+    """Processor time that they took."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +92,29 @@ class Pipeline:
             return row.label
         return self.mirrored[row.label]
 
-    def batch(self, rows: Sequence[ClipRow], samples: Sequence[Sample], threads: Executor | None = None) -> Batch:
-        """The batch of ``samples``, where ``rows[i]`` is the row of ``samples[i]``; decoding releases the GIL."""
-        groups = list(_repeats(rows, samples))
-        made = (threads.map if threads else map)(lambda group: self.examples(*group), groups)
-        clips = torch.stack([clip for examples in made for clip in examples])
+    def decode(self, row: ClipRow, samples: Sequence[Sample]) -> Decoded:
+        """`examples`, as arrays, and what they cost. Decoding releases the interpreter's lock."""
+        began = time.thread_time()
+        clips = [clip.numpy() for clip in self.examples(row, samples)]
+        return Decoded(clips, time.thread_time() - began)
+
+    def batch(self, rows: Sequence[ClipRow], samples: Sequence[Sample]) -> Batch:
+        """The batch of ``samples``, where ``rows[i]`` is the row of ``samples[i]``."""
+        return self._batch(rows, samples, [self.decode(*group) for group in _repeats(rows, samples)])
+
+    def begin(self, rows: Sequence[ClipRow], samples: Sequence[Sample], decoders: Executor) -> Callable[[], Batch]:
+        """Let ``decoders`` begin with a batch; what is returned waits for them, and gives it."""
+        begun = [decoders.submit(self.decode, *group) for group in _repeats(rows, samples)]
+        return lambda: self._batch(rows, samples, [one.result() for one in begun])
+
+    def _batch(self, rows: Sequence[ClipRow], samples: Sequence[Sample], decoded: Sequence[Decoded]) -> Batch:
         labels = [self._label(row, one) for row, one in zip(rows, samples, strict=True)]
         return Batch(
-            clip=clips.permute(0, 4, 1, 2, 3),
+            clip=torch.from_numpy(np.stack([clip for one in decoded for clip in one.clips])).permute(0, 4, 1, 2, 3),
             key=torch.tensor([one.key for one in samples], dtype=torch.int64),
             clip_ids=tuple(row.clip_id for row in rows),
             label=None if None in labels else torch.tensor(labels, dtype=torch.int64),
+            decode_seconds=sum(one.seconds for one in decoded),
         )
 
 

@@ -68,6 +68,8 @@ class Stepped:
     """Wall time of the step, waiting for data included."""
     data_seconds: float
     """Of these, waiting for data (the slowest worker's)."""
+    decode_seconds: float
+    """Processor time that decoding its clips took, of all workers."""
     strategy: Strategy
 
 

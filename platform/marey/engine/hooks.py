@@ -102,6 +102,7 @@ def _numbers(event: Stepped) -> dict[str, float]:
         **{f"train/{name}": value for name, value in event.metrics.items()},
         "speed/clips_per_second": event.clock.batch / event.seconds,
         "speed/data_wait_share": event.data_seconds / event.seconds,
+        "speed/decode_ms_per_clip": 1000 * event.decode_seconds / event.clock.batch,
         **_memory(),
     }
 

@@ -70,8 +70,9 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
             _check_finite(job, clock, result)
             clock = clock.tick()
             seconds = time.perf_counter() - began
-            waited = max(row[0] for row in strategy.gather([waited]))
-            emit(hooks, Stepped(clock, result.loss, result.metrics, lr, result.grad_norm, seconds, waited, strategy))
+            decode = sum(batch.decode_seconds for batch in micro_batches)
+            costs = strategy.gather([waited, decode])
+            emit(hooks, _stepped(clock, result, lr, seconds, costs, strategy))
             keeper.stepped(result.loss)
             if job.validation is not None and (clock.done or clock.step % job.validation.every == 0):
                 evaluated = _validate(job, strategy, clock, keeper)
@@ -81,6 +82,24 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
                 emit(hooks, keeper.save(clock, _facts(job, clock)))
     emit(hooks, Ended(clock))
     return clock
+
+
+def _stepped(
+    clock: Clock, result: StepResult, lr: float, seconds: float, costs: list[list[float]], strategy: Strategy
+) -> Stepped:
+    """``costs``: of each worker the seconds it waited for data, and those of the processors that decoded it."""
+    waited, decode = (list(one) for one in zip(*costs, strict=True))
+    return Stepped(
+        clock=clock,
+        loss=result.loss,
+        metrics=result.metrics,
+        lr=lr,
+        grad_norm=result.grad_norm,
+        seconds=seconds,
+        data_seconds=max(waited),
+        decode_seconds=sum(decode),
+        strategy=strategy,
+    )
 
 
 def _validate(job: Fit, strategy: Strategy, clock: Clock, keeper: Keeper) -> Evaluated:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from marey.clips.batch import Batch
+from marey.engine.extension_locks import refuse_stale_locks
 from marey.engine.optim import OptimConfig, set_lr
 from marey.engine.strategy import (
     Autocast,
@@ -40,6 +41,7 @@ class DeepSpeedStrategy(Strategy):
         self, recipe: Recipe, optim: OptimConfig, config: EngineConfig, device: torch.device, accumulation: int = 1
     ) -> None:
         super().__init__(recipe, optim, config, device)
+        refuse_stale_locks()
         self.deepspeed = _import_deepspeed(device)
         self.accumulation = accumulation
         self.engine: Any = None

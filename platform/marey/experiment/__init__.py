@@ -1,7 +1,7 @@
 """Experiments as data: one frozen type for each verb. A job file makes one; words on the command line change it."""
 
 from marey.experiment.description import Description
-from marey.experiment.fleet import FleetConfig
+from marey.experiment.fleet import FleetConfig, TrainingFleet
 from marey.experiment.preparation import Preparation
 from marey.experiment.scoring import Evaluation, Prediction
 from marey.experiment.sweep import Sweep
@@ -15,5 +15,6 @@ __all__ = [
     "Preparation",
     "Sweep",
     "Training",
+    "TrainingFleet",
     "ValidationConfig",
 ]

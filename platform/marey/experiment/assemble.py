@@ -16,6 +16,7 @@ from marey.clips.quotas import Quotas, quotas
 from marey.clips.table import ClipTable
 from marey.config import to_tree
 from marey.engine import checkpoint, strategy
+from marey.engine.data_wait import DataWait
 from marey.engine.evaluate import Feed
 from marey.engine.events import Clock, Hook
 from marey.engine.hooks import Progress, Tracking
@@ -124,6 +125,7 @@ def train(
     hooks: list[Hook] = [
         Progress(training.log, rank),
         Tracking(tracker, training.log),
+        DataWait(rank, table.settings["storage"], training.fleet.decode_actors),
         *([Reconstructions(tracker, training.log, order)] if training.recipe.pictures else []),
         *([ValidationPictures(tracker, job.validation.order, table.class_names())] if job.validation else []),
         *more,

@@ -20,3 +20,10 @@ class FleetConfig(Config):
     """Times that lost workers are started again from the last checkpoint."""
     storage: Literal["local", "shared"] = "local"
     """shared: results and table are on a path that all hosts see; needed with more than one host."""
+
+
+class TrainingFleet(FleetConfig):
+    """On what a training runs."""
+
+    decode_actors: int = Field(0, ge=0)
+    """Ray actors of one CPU that decode for each worker, on its host or another; 0: the worker's own threads do."""

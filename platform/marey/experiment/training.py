@@ -15,7 +15,7 @@ from marey.engine.hooks import LogConfig
 from marey.engine.optim import OptimConfig
 from marey.engine.strategy import EngineConfig
 from marey.errors import ConfigError
-from marey.experiment.fleet import FleetConfig
+from marey.experiment.fleet import TrainingFleet
 from marey.experiment.paths import AbsolutePath, default_results
 from marey.recipes import registry
 from marey.recipes.base import RecipeConfig
@@ -79,13 +79,15 @@ class Training(Config):
     """What is reported."""
     tracking: TrackingConfig = TrackingConfig()
     """Where it is recorded."""
-    fleet: FleetConfig = FleetConfig()
+    fleet: TrainingFleet = TrainingFleet()
     """On what it runs."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Training":
         if self.batch % max(1, self.fleet.workers):
             raise ValueError(f"batch={self.batch} is not a multiple of fleet.workers={self.fleet.workers}")
+        if self.fleet.decode_actors and not self.fleet.workers:
+            raise ValueError(f"fleet.decode_actors={self.fleet.decode_actors} need Ray: fleet.workers=1 or more")
         if self.table is not None and self.videos is not None:
             raise ValueError("table= and videos= are both given; a run reads one of them")
         if self.validation.split is not None and not self.recipe.labelled:

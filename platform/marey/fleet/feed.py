@@ -2,12 +2,13 @@
 
 Each read task covers a few forward passes of one worker, reads that worker's rows and yields them, still encoded, in
 order; decoding happens in the trainer's threads (`marey.clips.loader.decoded`), so that no pixels go through the
-object store. The order needs no shuffling of Ray's, and a restart begins at any step.
+object store, unless actors are asked for (`marey.fleet.decoders`). The order needs no shuffling of Ray's, and a
+restart begins at any step.
 """
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import chain, islice, repeat, takewhile
 
 import pyarrow as pa
@@ -58,10 +59,15 @@ class PlanSource(Datasource):
         return ReadTask(read, BlockMetadata(num_rows=sum(map(len, passes)), size_bytes=None, exec_stats=None))
 
 
-def feed(order: FeedOrder, start: int, stop: int, rank: int, world: int) -> Generator[Batch]:
-    """Batches of one worker for steps ``start`` to ``stop`` (exclusive); see `marey.clips.loader.feed`."""
+def feed(
+    order: FeedOrder, start: int, stop: int, rank: int, world: int, decoders: Executor | None = None
+) -> Generator[Batch]:
+    """Batches of one worker for steps ``start`` to ``stop`` (exclusive); see `marey.clips.loader.feed`.
+
+    ``decoders``: what decodes, instead of threads of this process.
+    """
     passes = (distinct_rows(samples) for samples in order.micro_batches(start, stop, rank, world))
-    return decoded(order, order.micro_batches(start, stop, rank, world), lambda: _rows(order, passes))
+    return decoded(order, order.micro_batches(start, stop, rank, world), lambda: _rows(order, passes), decoders)
 
 
 def _rows(order: FeedOrder, passes: Iterator[list[int]]) -> Iterator[ClipRow]:

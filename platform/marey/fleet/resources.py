@@ -23,8 +23,11 @@ class Shares:
         return {"CPU": self.cpus, **({"GPU": float(self.gpus)} if self.gpus else {})}
 
 
-def share_out(fleet: FleetConfig, results: Path, cluster: Cluster) -> Shares:
-    """Shares for ``fleet.workers`` workers; `ResourceError` with the numbers and the holders if they do not fit."""
+def share_out(fleet: FleetConfig, results: Path, cluster: Cluster, decode_actors: int = 0) -> Shares:
+    """Shares for ``fleet.workers`` workers; `ResourceError` with the numbers and the holders if they do not fit.
+
+    ``decode_actors``: of one CPU, beside each worker.
+    """
     workers = fleet.workers
     if len(cluster.hosts) > 1 and fleet.storage == "local":
         raise ConfigError(
@@ -35,10 +38,12 @@ def share_out(fleet: FleetConfig, results: Path, cluster: Cluster) -> Shares:
     gpus = 1 if wants_gpu(fleet, cluster) else 0
     if gpus and cluster.free_gpus < workers:
         raise refuse(f"fleet.workers={workers} need {workers} GPUs, {cluster.free_gpus:g} are free", cluster)
-    cpus = fleet.cpus_per_worker or even_share(cluster.free_cpus, workers)
-    if cpus * workers > cluster.free_cpus + 1e-6 or cpus < SMALLEST_SHARE:
-        needed = max(cpus, SMALLEST_SHARE) * workers
-        raise refuse(f"fleet.workers={workers} need {needed:g} CPUs, {cluster.free_cpus:g} are free", cluster)
+    decoders = workers * decode_actors
+    cpus = fleet.cpus_per_worker or even_share(max(0.0, cluster.free_cpus - decoders), workers)
+    if cpus * workers + decoders > cluster.free_cpus + 1e-6 or cpus < SMALLEST_SHARE:
+        needed = max(cpus, SMALLEST_SHARE) * workers + decoders
+        beside = f" with fleet.decode_actors={decode_actors} for each" if decoders else ""
+        raise refuse(f"fleet.workers={workers}{beside} need {needed:g} CPUs, {cluster.free_cpus:g} are free", cluster)
     return Shares(cpus, gpus)
 
 

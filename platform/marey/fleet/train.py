@@ -6,6 +6,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from marey.errors import MareyError, TrainingError
 from marey.experiment import assemble
 from marey.experiment.training import Training
 from marey.fleet.cluster import describe, settled
+from marey.fleet.decoders import decode_actors
 from marey.fleet.feed import feed
 from marey.fleet.resources import Shares, share_out, wants_gpu
 from marey.fleet.tracker import RemoteTracker
@@ -38,7 +40,8 @@ class Assignment:
 def plan_shares(training: Training) -> tuple[Shares, str]:
     """Each worker's share, and the cluster in words; raises `ResourceError` for what does not fit."""
     cluster = settled()
-    return share_out(training.fleet, training.results, cluster), str(cluster)
+    fleet = training.fleet
+    return share_out(fleet, training.results, cluster, fleet.decode_actors), str(cluster)
 
 
 def shares_of_trial(training: Training) -> Shares:
@@ -134,7 +137,15 @@ def _work(config: dict[str, Any]) -> str | None:
     rank = get_context().get_world_rank()
     try:
         reports = [Reports()] if job.reports else []
-        assemble.train(job.training, job.table, job.directory, feed, job.tracker if rank == 0 else None, reports)
+        with decode_actors(job.training.fleet.decode_actors) as decoders:
+            assemble.train(
+                job.training,
+                job.table,
+                job.directory,
+                partial(feed, decoders=decoders),
+                job.tracker if rank == 0 else None,
+                reports,
+            )
     except TrainingError as error:
         return str(error)
     except Exception as error:

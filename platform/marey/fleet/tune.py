@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from marey.errors import ConfigError
-from marey.experiment.fleet import FleetConfig
+from marey.experiment.fleet import TrainingFleet
 from marey.experiment.sweep import Dimension, Sweep
 from marey.fleet.cluster import Cluster, refuse
 from marey.fleet.resources import SMALLEST_SHARE, Shares, even_share, wants_gpu
@@ -33,23 +33,23 @@ class Trial:
     reason: str = ""
 
 
-def plan_trials(sweep: Sweep, fleet: FleetConfig, trials: int, cluster: Cluster) -> tuple[int, Shares]:
+def plan_trials(sweep: Sweep, fleet: TrainingFleet, trials: int, cluster: Cluster) -> tuple[int, Shares]:
     """How many trials run at a time, and what each of their workers gets; `ResourceError` if not even one fits."""
     workers = fleet.workers
     if workers == 0:
         raise ConfigError("fleet.workers=0: trials run under Ray and need at least one worker each")
-    gpus = 1 if wants_gpu(fleet, cluster) else 0
+    gpus, beside = 1 if wants_gpu(fleet, cluster) else 0, fleet.decode_actors
     if gpus:
         fits = int(cluster.free_gpus // workers)
     else:
-        fits = int((cluster.free_cpus - TRIAL_CPUS) // (workers * (fleet.cpus_per_worker or 1.0)))
+        fits = int((cluster.free_cpus - TRIAL_CPUS) // (workers * ((fleet.cpus_per_worker or 1.0) + beside)))
     if gpus and fits == 0:
         raise refuse(f"a trial of fleet.workers={workers} needs {workers} GPUs", cluster)
     concurrent = min(trials, sweep.concurrent or max(1, fits))
-    usable = cluster.free_cpus - TRIAL_CPUS * concurrent
+    usable = max(0.0, cluster.free_cpus - (TRIAL_CPUS + workers * beside) * concurrent)
     cpus = fleet.cpus_per_worker or even_share(usable, workers * concurrent)
     if cpus < SMALLEST_SHARE or cpus * workers * concurrent > usable + 1e-6:
-        needed = max(cpus, SMALLEST_SHARE) * workers * concurrent
+        needed = (max(cpus, SMALLEST_SHARE) + beside) * workers * concurrent
         raise refuse(f"{concurrent} trials of fleet.workers={workers} need {needed:g} CPUs", cluster)
     return concurrent, Shares(cpus, gpus)
 
