@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marey.clips.plan import Plan
-from marey.clips.quotas import BalanceConfig, quotas
+from marey.clips.quotas import BalanceConfig, mixed, quotas
 from marey.errors import ConfigError
 
 LABELS = [0] * 70 + [1] * 20 + [2] * 10
@@ -63,3 +63,25 @@ def test_unknown_classes_and_impossible_weights_are_refused():
         quotas(LABELS, NAMES, BalanceConfig(weights={"rare": -1}))
     with pytest.raises(ConfigError, match="leaves no class"):
         quotas(LABELS, NAMES, BalanceConfig(weights=dict.fromkeys(NAMES, 0)))
+
+
+SECTIONS = np.array([0] * 80 + [1] * 20)
+
+
+@pytest.mark.parametrize(
+    ("shares", "config", "counts"),
+    [
+        ([1, 1], None, {(0, 0): 50, (1, 0): 50}),
+        ([4, 1], None, {(0, 0): 80, (1, 0): 20}),
+        ([1, 3], BalanceConfig(evenness=1), {(0, 0): 13, (0, 1): 13, (1, 1): 37, (1, 2): 37}),
+    ],
+)
+def test_tables_come_as_often_as_asked_and_their_classes_too(shares, config, counts):
+    made = mixed(SECTIONS, shares) if config is None else mixed(SECTIONS, shares, LABELS, NAMES, config)
+    rows = [one.row for one in Plan(len(LABELS), seed=3, quotas=made).samples(0, len(LABELS))]
+    assert Counter((SECTIONS[row], LABELS[row] if config else 0) for row in rows) == counts
+
+
+def test_a_table_without_rows_cannot_give_any():
+    with pytest.raises(ConfigError, match="table 3 of 3 has no rows in this split"):
+        mixed(SECTIONS, [1, 1, 1])

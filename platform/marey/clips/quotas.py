@@ -1,7 +1,7 @@
-"""How often each class comes in an epoch: as its rows do, evenly, in between, or by weights.
+"""How often each class, or each of several tables, comes in an epoch: as its rows do, evenly, in between, by weights.
 
-An epoch has as many samples as the table has rows; a class's share of them is its quota. The rows of a class come in
-a shuffled order of their own that goes on from epoch to epoch, so that each is seen before any is seen again.
+An epoch has as many samples as there are rows; a group's share of them is its quota. The rows of a group come in a
+shuffled order of their own that goes on from epoch to epoch, so that each is seen before any is seen again.
 """
 
 from collections.abc import Sequence
@@ -31,14 +31,14 @@ class BalanceConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Quotas:
-    """8 bytes a row: the rows by class, and how many samples of an epoch each class gives."""
+    """8 bytes a row: the rows by group (a class, a table), and how many samples of an epoch each group gives."""
 
     members: np.ndarray
-    """Row numbers int64 [rows], class after class."""
+    """Row numbers int64 [rows], group after group."""
     sizes: np.ndarray
-    """Rows of each class, int64 [K]."""
+    """Rows of each group, int64 [G]."""
     counts: np.ndarray
-    """Samples of each class in an epoch, int64 [K]; they add up to the rows."""
+    """Samples of each group in an epoch, int64 [G]; they add up to the rows."""
 
     def rows(self, slots: np.ndarray, epoch: int, key: int) -> np.ndarray:
         """The rows of ``slots`` (int64 [n], each in 0..rows-1) of an epoch, int64 [n]."""
@@ -56,18 +56,50 @@ class Quotas:
 
 def quotas(labels: Sequence[int], names: Sequence[str], config: BalanceConfig) -> Quotas:
     """The quotas of rows with these ``labels``; ``names``: of the classes by label. Raises `ConfigError`."""
+    return of_groups(np.asarray(labels, np.int64), _class_shares(np.asarray(labels, np.int64), names, config))
+
+
+def mixed(
+    sections: np.ndarray,
+    shares: Sequence[float],
+    labels: Sequence[int] | None = None,
+    names: Sequence[str] = ("",),
+    config: BalanceConfig | None = None,
+) -> Quotas:
+    """The quotas of several tables' rows: ``sections`` int64 [rows]: whose each is; ``shares``: what each table gives.
+
+    Shares are relative to one another. Within a table the classes come by ``config``, as in `quotas`; without labels
+    every row as often. Raises `ConfigError`, also where a table has no rows to give.
+    """
+    classes = np.zeros(len(sections), np.int64) if labels is None else np.asarray(labels, np.int64)
+    found = []
+    for number, share in enumerate(shares):
+        own = classes[sections == number]
+        if not len(own):
+            raise ConfigError(f"shares: table {number + 1} of {len(shares)} has no rows in this split; leave it out")
+        found.append(share / sum(shares) * _class_shares(own, names, config or BalanceConfig()))
+    return of_groups(sections * len(names) + classes, np.concatenate(found))
+
+
+def of_groups(groups: np.ndarray, shares: np.ndarray) -> Quotas:
+    """The quotas of rows in ``groups`` int64 [rows], each of which gives its share (float [G], they add up to 1)."""
+    sizes = np.bincount(groups, minlength=len(shares))
+    return Quotas(np.argsort(groups, kind="stable"), sizes, _whole(shares * len(groups)))
+
+
+def _class_shares(labels: np.ndarray, names: Sequence[str], config: BalanceConfig) -> np.ndarray:
+    """What each class gives, float [K], in all 1."""
     for name, weight in config.weights.items():
         if name not in names:
             raise ConfigError(f"balance.weights: the table has no class {name!r}{did_you_mean(name, names)}")
         if weight < 0:
             raise ConfigError(f"balance.weights: {name!r} is given {weight:g}; a factor of 0 or more is needed")
-    array = np.asarray(labels, np.int64)
-    sizes = np.bincount(array, minlength=len(names))
+    sizes = np.bincount(labels, minlength=len(names))
     factors = np.array([config.weights.get(name, 1.0) for name in names])
     shares = np.where(sizes > 0, np.maximum(sizes, 1) ** (1 - config.evenness), 0) * factors
     if not shares.sum():
         raise ConfigError("balance.weights: leaves no class; give at least one that has rows a factor above 0")
-    return Quotas(np.argsort(array, kind="stable"), sizes, _whole(shares / shares.sum() * len(array)))
+    return shares / shares.sum()
 
 
 def _whole(shares: np.ndarray) -> np.ndarray:

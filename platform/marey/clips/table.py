@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -151,13 +151,13 @@ class ClipTable:
         return self.manifest.rows if self._chosen is None else len(self._chosen)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ClipTable, (self.path, self.manifest, self._chosen)
+        return type(self), (self.path, self.manifest, self._chosen)
 
-    def select(self, rows: Sequence[int]) -> "ClipTable":
+    def select(self, rows: Sequence[int]) -> Self:
         """The table of these rows alone, numbered anew in this order."""
-        return ClipTable(self.path, self.manifest, np.array([self._number(row) for row in rows], np.int64))
+        return type(self)(self.path, self.manifest, np.array([self._number(row) for row in rows], np.int64))
 
-    def split(self, name: str | None) -> "ClipTable":
+    def split(self, name: str | None) -> Self:
         """The rows of one split (None: all rows); `ClipError` naming the splits there are where it has none."""
         if name is None:
             return self
@@ -197,9 +197,13 @@ class ClipTable:
                 "their class in the folder, labels.csv or list that the table is prepared from, or leave them out"
             )
 
-    def located(self, rows: Sequence[int]) -> tuple["ClipTable", list[int]]:
+    def located(self, rows: Sequence[int]) -> tuple[Self, list[int]]:
         """The whole table, and the numbers that these rows have in it: smaller to send than a selection."""
-        return ClipTable(self.path, self.manifest), [self._number(row) for row in rows]
+        return type(self)(self.path, self.manifest), [self._number(row) for row in rows]
+
+    def sections(self) -> np.ndarray:
+        """Which of the tables that were joined (`marey.clips.mixture`) each row is of, int64 [rows]: this one."""
+        return np.zeros(len(self), np.int64)
 
     def _number(self, row: int) -> int:
         return row if self._chosen is None else int(self._chosen[row])

@@ -12,7 +12,7 @@ from marey.clips.augment import mirrored
 from marey.clips.loader import FeedOrder
 from marey.clips.pipeline import Pipeline
 from marey.clips.plan import EvaluationPlan, Plan
-from marey.clips.quotas import Quotas, quotas
+from marey.clips.quotas import Quotas, mixed, quotas
 from marey.clips.table import ClipTable
 from marey.config import to_tree
 from marey.engine import checkpoint, strategy
@@ -56,10 +56,12 @@ def feed_order(training: Training, table: ClipTable, world: int) -> FeedOrder:
 
 
 def _quotas(training: Training, rows: ClipTable) -> Quotas | None:
-    if training.balance.is_off:
-        return None
+    balance, shares = training.balance, training.shares
+    if balance.is_off:
+        return mixed(rows.sections(), shares) if shares else None
     rows.check_labelled()
-    return quotas(rows.column("label"), rows.class_names(), training.balance)
+    labels, names = rows.column("label"), rows.class_names()
+    return mixed(rows.sections(), shares, labels, names, balance) if shares else quotas(labels, names, balance)
 
 
 def total_steps(training: Training, table: ClipTable) -> int:

@@ -17,7 +17,7 @@ from marey.experiment.training import Training
 
 # Settings with which a run may go on though they differ: they change how it is computed, not what.
 RESUMABLE = (
-    "name", "results", "table", "videos", "epochs", "engine.strategy", "engine.zero", "engine.micro_batch",
+    "name", "results", "table", "tables", "videos", "epochs", "engine.strategy", "engine.zero", "engine.micro_batch",
     "engine.activation_checkpointing", "engine.device", "checkpoint", "log", "tracking", "fleet", "validation",
 )  # fmt: skip
 SETTINGS = "settings.yaml"

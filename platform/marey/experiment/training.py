@@ -43,6 +43,10 @@ class Training(Config):
     """Where runs, tables and the MLflow store are kept; $MAREY_HOME, else ~/marey."""
     table: AbsolutePath | None = None
     """The clip table to train on (`jobs/prepare_clips.py` makes one)."""
+    tables: tuple[AbsolutePath, ...] = ()
+    """Instead of a table: several, whose rows are mixed."""
+    shares: tuple[float, ...] = ()
+    """What each of the tables gives to an epoch, relative to one another; none: as their rows."""
     videos: AbsolutePath | None = None
     """Instead of a table: a folder or list of videos, of which a table with the default settings is made first."""
     split: str | None = None
@@ -88,8 +92,12 @@ class Training(Config):
             raise ValueError(f"batch={self.batch} is not a multiple of fleet.workers={self.fleet.workers}")
         if self.fleet.decode_actors and not self.fleet.workers:
             raise ValueError(f"fleet.decode_actors={self.fleet.decode_actors} need Ray: fleet.workers=1 or more")
-        if self.table is not None and self.videos is not None:
-            raise ValueError("table= and videos= are both given; a run reads one of them")
+        if sum(map(bool, (self.table, self.tables, self.videos))) > 1:
+            raise ValueError("of table=, tables= and videos= more than one is given; a run reads one of them")
+        if self.shares and (len(self.shares) != len(self.tables) or min(self.shares) <= 0):
+            raise ValueError(
+                f"shares={list(self.shares)}: one number above 0 is needed for each of the {len(self.tables)} tables="
+            )
         if self.validation.split is not None and not self.recipe.labelled:
             raise ValueError(f"validation.split={self.validation.split}: recipe {self.recipe.kind!r} has no validation")
         if self.checkpoint.keep_best == "top1" and self.validation.split is None:

@@ -14,6 +14,7 @@ from marey.clips.augment import AugmentConfig
 from marey.clips.datasets import find_sources
 from marey.clips.datasets.source import unique
 from marey.clips.loader import FeedOrder
+from marey.clips.mixture import open_tables
 from marey.clips.pipeline import Pipeline
 from marey.clips.prepare import ClipStorage, prepare_all
 from marey.clips.sample import SamplingConfig
@@ -35,10 +36,12 @@ _EVERY_SECONDS = 5.0
 def evaluate(evaluation: Evaluation) -> None:
     """Score labelled rows, write scores and tables beside the run, and say how right the model is."""
     opened = _open(evaluation)
-    where = evaluation.table or opened.settings.get("table")
-    if where is None:
+    settings = opened.settings
+    where = evaluation.table or settings.get("table")
+    paths = [where] if where else settings.get("tables", [])
+    if not paths:
         raise ConfigError("table: not given, and the weights do not name the one they were trained on")
-    rows = open_table(where).split(evaluation.split)
+    rows = open_tables(paths).split(evaluation.split)
     rows.check_labelled()
     classes = _classes(opened, rows)
     order = _order(evaluation, opened, rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from marey.clips import loader
+from marey.clips.mixture import open_tables
 from marey.clips.table import ClipTable, open_table
 from marey.config import flatten
 from marey.engine import checkpoint
@@ -48,8 +49,8 @@ def run(training: Training, words: list[str], script: str) -> None:
 
 def table_of(training: Training) -> ClipTable:
     """The table to train on, made first where only videos are given."""
-    if training.table is not None:
-        return open_table(training.table)
+    if training.table is not None or training.tables:
+        return open_tables([training.table] if training.table else training.tables)
     if training.videos is None:
         found = sorted((training.results / "tables").glob("*/manifest.json"))
         known = "".join(f"\n  table={path.parent}" for path in found)
