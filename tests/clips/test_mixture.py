@@ -4,6 +4,7 @@ import pickle
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from marey.clips.datasets import find_sources
@@ -42,7 +43,7 @@ def pair(folder_tables) -> JoinedTable:
 def test_rows_are_those_of_the_tables_one_after_the_other(pair):
     parts = [open_table(Path(part.path).parents[1]) for part in (pair.manifest.files[0], pair.manifest.files[-1])]
     assert [len(part) for part in parts] == [6, 2]
-    assert pair.sections().tolist() == [0] * 6 + [1] * 2
+    assert pair.sections(np.arange(8)).tolist() == [0] * 6 + [1] * 2
     found = pair.read(range(8))
     own = [row for part in parts for row in part.read(range(len(part)))]
     assert [row.payload for row in found] == [row.payload for row in own]
@@ -55,7 +56,7 @@ def test_rows_are_those_of_the_tables_one_after_the_other(pair):
 
 def test_a_selection_of_rows_knows_their_tables_also_in_another_process(pair):
     chosen = pickle.loads(pickle.dumps(pair.select([7, 0, 6])))
-    assert chosen.sections().tolist() == [1, 0, 1]
+    assert chosen.sections(np.arange(3)).tolist() == [1, 0, 1]
     assert [row.source_id.split("/")[0] for row in chosen.read([0, 1, 2])] == ["other", "set", "other"]
     whole, rows = chosen.located([0, 1])
     assert [row.source_id for row in whole.read(rows)] == chosen.column("source_id")[:2]
@@ -82,7 +83,7 @@ def test_a_run_takes_its_share_of_each_table(pair):
         tables=["/one", "/two"], shares=[1, 1],
     )  # fmt: skip
     plan = assemble.feed_order(training, pair, 1).plan
-    sections = pair.sections()
+    sections = pair.sections(np.arange(8))
     assert Counter(sections[one.row] for one in plan.samples(0, 8)) == {0: 4, 1: 4}
     assert {one.row for one in plan.samples(0, 24)} == set(range(8))
     by_rows = assemble.feed_order(training.replace(shares=[]), pair, 1).plan

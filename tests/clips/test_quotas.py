@@ -9,7 +9,7 @@ from marey.clips.plan import Plan
 from marey.clips.quotas import BalanceConfig, mixed, quotas
 from marey.errors import ConfigError
 
-LABELS = [0] * 70 + [1] * 20 + [2] * 10
+LABELS = np.array([0] * 70 + [1] * 20 + [2] * 10)
 NAMES = ["common", "rare", "rarest"]
 
 

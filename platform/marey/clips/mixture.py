@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from marey.clips.row import ClipRow
 from marey.clips.table import ClipTable, Manifest, PartFile, open_table
@@ -21,6 +22,8 @@ class JoinedManifest(Manifest):
     """Of the tables; told apart by their whole paths where two have one name."""
     sizes: tuple[int, ...] = ()
     """Rows of each."""
+    owners: tuple[int, ...] = ()
+    """Which table each of the files is of."""
     disagreement: str = ""
     """Where their classes differ."""
 
@@ -38,24 +41,24 @@ class JoinedTable(ClipTable):
 
     def read(self, indices: Sequence[int]) -> list[ClipRow]:
         """See `ClipTable.read`."""
-        sections = self.sections(indices)
+        owners = self.sections(np.asarray(indices, np.int64)).tolist()
         return [
-            replace(row, source_id=f"{self.manifest.names[section]}/{row.source_id}")
-            for row, section in zip(super().read(indices), sections.tolist(), strict=True)
+            replace(row, source_id=f"{self.manifest.names[owner]}/{row.source_id}")
+            for row, owner in zip(super().read(indices), owners, strict=True)
         ]
 
-    def sections(self, indices: Sequence[int] | None = None) -> np.ndarray:
-        """Which of the tables each of these rows (default: all) is of, int64 [rows]."""
-        rows = np.arange(len(self)) if indices is None else np.asarray(indices, np.int64)
+    def sections(self, rows: np.ndarray) -> np.ndarray:
+        """See `ClipTable.sections`."""
         whole = rows if self._chosen is None else self._chosen[rows]
         return np.searchsorted(np.cumsum(self.manifest.sizes), whole, side="right")
 
-    def _whole_column(self, name: str) -> list[Any]:
-        values = super()._whole_column(name)
-        if name != "source_id":
-            return values
-        owners = np.repeat(np.array(self.manifest.names, dtype=object), self.manifest.sizes)
-        return [f"{owner}/{value}" for owner, value in zip(owners, values, strict=True)]
+    def _read_part(self, number: int, names: Sequence[str]) -> pa.Table:
+        found = super()._read_part(number, names)
+        if "source_id" not in names:
+            return found
+        owner = self.manifest.names[self.manifest.owners[number]]
+        called = pc.binary_join_element_wise(owner, found.column("source_id"), "/")
+        return found.set_column(found.column_names.index("source_id"), "source_id", called)
 
 
 def open_tables(paths: Sequence[Path | str]) -> ClipTable:
@@ -79,6 +82,7 @@ def join(tables: Sequence[ClipTable]) -> JoinedTable:
         fingerprint=hashlib.sha256("\n".join(table.fingerprint for table in tables).encode()).hexdigest(),
         names=tuple(names),
         sizes=tuple(table.manifest.rows for table in tables),
+        owners=tuple(number for number, table in enumerate(tables) for _ in table.manifest.files),
         disagreement=disagreement,
     )
     return JoinedTable(Path(" + ".join(names)), manifest)
@@ -97,7 +101,7 @@ def _classes(tables: Sequence[ClipTable], names: Sequence[str]) -> tuple[list[st
     """The classes that all labelled tables have, or else what tells them apart."""
     known: dict[str, list[str]] = {}
     for name, table in zip(names, tables, strict=True):
-        if any(label is not None for label in table.column("label")):
+        if any(found.column("label").null_count < len(found) for found in table.columns("label")):
             known[name] = table.class_names()
     (first, classes), *others = known.items() if known else [("", [])]
     for name, own in others:

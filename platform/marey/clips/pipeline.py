@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -58,8 +59,10 @@ class Pipeline:
 
     def _check_rate(self, table: ClipTable) -> None:
         wanted = self.sampling.fps
-        slowest = min(table.column("fps"), default=0.0) if wanted is not None else 0.0
-        if wanted is not None and wanted > slowest * _RATE_TOLERANCE:
+        if wanted is None:
+            return
+        slowest = min((pc.min(found.column("fps")).as_py() for found in table.columns("fps")), default=0.0)
+        if wanted > slowest * _RATE_TOLERANCE:
             raise ClipError(
                 f"clip table {table.path}: has rows of {slowest:g} frames a second, but clips.fps={wanted:g}; ask for "
                 "fewer, or where the videos have more, prepare them with more: "

@@ -4,12 +4,13 @@ An epoch has as many samples as there are rows; a group's share of them is its q
 shuffled order of their own that goes on from epoch to epoch, so that each is seen before any is seen again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
 
+from marey.clips.mapped import empty, slices
 from marey.clips.permutation import permuted
 from marey.config import Config, did_you_mean
 from marey.errors import ConfigError
@@ -31,7 +32,10 @@ class BalanceConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Quotas:
-    """8 bytes a row: the rows by group (a class, a table), and how many samples of an epoch each group gives."""
+    """The rows by group (a class, a table), and how many samples of an epoch each group gives.
+
+    8 bytes a row, in a mapped file where they are many.
+    """
 
     members: np.ndarray
     """Row numbers int64 [rows], group after group."""
@@ -54,47 +58,65 @@ class Quotas:
         return self.members[found]
 
 
-def quotas(labels: Sequence[int], names: Sequence[str], config: BalanceConfig) -> Quotas:
-    """The quotas of rows with these ``labels``; ``names``: of the classes by label. Raises `ConfigError`."""
-    return of_groups(np.asarray(labels, np.int64), _class_shares(np.asarray(labels, np.int64), names, config))
+def quotas(labels: np.ndarray, names: Sequence[str], config: BalanceConfig) -> Quotas:
+    """The quotas of rows with these ``labels`` (int [rows]); ``names``: of the classes by label.
+
+    Raises `ConfigError`.
+    """
+    return mixed(np.broadcast_to(0, len(labels)), [1.0], labels, names, config)
 
 
 def mixed(
     sections: np.ndarray,
     shares: Sequence[float],
-    labels: Sequence[int] | None = None,
+    labels: np.ndarray | None = None,
     names: Sequence[str] = ("",),
     config: BalanceConfig | None = None,
 ) -> Quotas:
-    """The quotas of several tables' rows: ``sections`` int64 [rows]: whose each is; ``shares``: what each table gives.
+    """The quotas of several tables' rows: ``sections`` int [rows]: whose each is; ``shares``: what each table gives.
 
     Shares are relative to one another. Within a table the classes come by ``config``, as in `quotas`; without labels
     every row as often. Raises `ConfigError`, also where a table has no rows to give.
     """
-    classes = np.zeros(len(sections), np.int64) if labels is None else np.asarray(labels, np.int64)
+    classes = np.broadcast_to(0, len(sections)) if labels is None else labels
+    width = len(names)
+
+    def groups(part: slice) -> np.ndarray:
+        return sections[part].astype(np.int64) * width + classes[part]
+
+    sizes = np.zeros(len(shares) * width, np.int64)
+    for part in slices(len(sections)):
+        sizes += np.bincount(groups(part), minlength=len(sizes))
     found = []
-    for number, share in enumerate(shares):
-        own = classes[sections == number]
-        if not len(own):
-            raise ConfigError(f"shares: table {number + 1} of {len(shares)} has no rows in this split; leave it out")
+    for number, (share, own) in enumerate(zip(shares, sizes.reshape(-1, width), strict=True), 1):
+        if not own.sum():
+            raise ConfigError(f"shares: table {number} of {len(shares)} has no rows in this split; leave it out")
         found.append(share / sum(shares) * _class_shares(own, names, config or BalanceConfig()))
-    return of_groups(sections * len(names) + classes, np.concatenate(found))
+    counts = _whole(np.concatenate(found) * len(sections))
+    return Quotas(_members(groups, sizes), sizes, counts)
 
 
-def of_groups(groups: np.ndarray, shares: np.ndarray) -> Quotas:
-    """The quotas of rows in ``groups`` int64 [rows], each of which gives its share (float [G], they add up to 1)."""
-    sizes = np.bincount(groups, minlength=len(shares))
-    return Quotas(np.argsort(groups, kind="stable"), sizes, _whole(shares * len(groups)))
+def _members(groups: Callable[[slice], np.ndarray], sizes: np.ndarray) -> np.ndarray:
+    """Row numbers, group after group, in a group increasing: sorted by counting, a slice of the rows at a time."""
+    members = empty(int(sizes.sum()), np.int64)
+    places = np.cumsum(sizes) - sizes
+    for part in slices(len(members)):
+        own = groups(part)
+        order = np.argsort(own, kind="stable")
+        there = np.bincount(own, minlength=len(sizes))
+        starts = np.cumsum(there) - there
+        members[(places - starts)[own[order]] + np.arange(len(own))] = order + part.start
+        places += there
+    return members
 
 
-def _class_shares(labels: np.ndarray, names: Sequence[str], config: BalanceConfig) -> np.ndarray:
-    """What each class gives, float [K], in all 1."""
+def _class_shares(sizes: np.ndarray, names: Sequence[str], config: BalanceConfig) -> np.ndarray:
+    """What each class gives, float [K], in all 1; ``sizes``: its rows."""
     for name, weight in config.weights.items():
         if name not in names:
             raise ConfigError(f"balance.weights: the table has no class {name!r}{did_you_mean(name, names)}")
         if weight < 0:
             raise ConfigError(f"balance.weights: {name!r} is given {weight:g}; a factor of 0 or more is needed")
-    sizes = np.bincount(labels, minlength=len(names))
     factors = np.array([config.weights.get(name, 1.0) for name in names])
     shares = np.where(sizes > 0, np.maximum(sizes, 1) ** (1 - config.evenness), 0) * factors
     if not shares.sum():

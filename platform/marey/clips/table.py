@@ -11,16 +11,18 @@ one, and never a file that the manifest does not name.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from marey.clips.groups import RowGroups
+from marey.clips.mapped import gather, slices
 from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, ClipRow, Quarantined, from_arrow
 from marey.errors import ClipError
 
@@ -161,16 +163,25 @@ class ClipTable:
         """The rows of one split (None: all rows); `ClipError` naming the splits there are where it has none."""
         if name is None:
             return self
-        splits = self.column("split")
-        rows = [row for row, split in enumerate(splits) if split == name]
-        if not rows:
-            known = sorted({str(split) for split in splits if split is not None})
+        known: set[str] = set()
+        rows = gather(self._rows_of(name, known), np.int64)
+        if not len(rows):
             raise ClipError(
                 f"clip table {self.path}: no rows of split {name!r}; "
-                + (f"it has the splits {', '.join(known)}" if known else "its rows name no split")
+                + (f"it has the splits {', '.join(sorted(known))}" if known else "its rows name no split")
                 + ". Splits come from folders train/, validation/, test/ or from a split column in the list of videos"
             )
-        return self.select(rows)
+        return self if len(rows) == len(self) else type(self)(self.path, self.manifest, rows)
+
+    def _rows_of(self, split: str, known: set[str]) -> Iterator[np.ndarray]:
+        """The rows of a split, in the whole table's numbers, file by file; the splits there are go into ``known``."""
+        first = 0
+        for found in self.columns("split"):
+            column = found.column("split")
+            known.update(name for name in column.unique().to_pylist() if name is not None)
+            rows = first + np.flatnonzero(pc.fill_null(pc.equal(column, split), False))
+            first += len(found)
+            yield rows if self._chosen is None else self._chosen[rows]
 
     def class_names(self) -> list[str]:
         """Names of the classes by label, the number itself where a name is missing; `ClipError` without labels.
@@ -179,8 +190,10 @@ class ClipTable:
         """
         if self.manifest.classes:
             return list(self.manifest.classes)
-        labels, names = self._whole_column("label"), self._whole_column("label_name")
-        known = {label: name for label, name in zip(labels, names, strict=True) if label is not None}
+        known: dict[int, str | None] = {}
+        for found in self._parts(("label", "label_name"), None):
+            pairs = found.group_by(["label", "label_name"]).aggregate([]).to_pylist()
+            known |= {pair["label"]: pair["label_name"] for pair in pairs if pair["label"] is not None}
         if not known:
             raise ClipError(
                 f"clip table {self.path}: no labels; prepare it from a folder per class, from a folder with a "
@@ -190,10 +203,14 @@ class ClipTable:
 
     def check_labelled(self) -> None:
         """Raise `ClipError` naming some of the rows that have no label, if there are any."""
-        pairs = zip(self.column("label"), self.column("source_id"), strict=True)
-        if bare := [source for label, source in pairs if label is None]:
+        count, some = 0, list[str]()
+        for found in self.columns("label", "source_id"):
+            bare = found.column("source_id").filter(found.column("label").is_null())
+            count += len(bare)
+            some += bare.slice(0, 3 - len(some)).to_pylist() if len(some) < 3 else []
+        if count:
             raise ClipError(
-                f"clip table {self.path}: {len(bare)} of {len(self)} rows have no label ({', '.join(bare[:3])}); name "
+                f"clip table {self.path}: {count} of {len(self)} rows have no label ({', '.join(some)}); name "
                 "their class in the folder, labels.csv or list that the table is prepared from, or leave them out"
             )
 
@@ -201,9 +218,9 @@ class ClipTable:
         """The whole table, and the numbers that these rows have in it: smaller to send than a selection."""
         return type(self)(self.path, self.manifest), [self._number(row) for row in rows]
 
-    def sections(self) -> np.ndarray:
-        """Which of the tables that were joined (`marey.clips.mixture`) each row is of, int64 [rows]: this one."""
-        return np.zeros(len(self), np.int64)
+    def sections(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the tables that were joined (`marey.clips.mixture`) each of ``rows`` is of, int64 [n]: this one."""
+        return np.zeros(len(rows), np.int64)
 
     def _number(self, row: int) -> int:
         return row if self._chosen is None else int(self._chosen[row])
@@ -227,17 +244,36 @@ class ClipTable:
 
     def column(self, name: str) -> list[Any]:
         """One light column of all rows, in order, without loading any payload."""
-        values = self._whole_column(name)
-        return values if self._chosen is None else [values[row] for row in self._chosen]
+        return [value for found in self.columns(name) for value in found.column(name).to_pylist()]
 
-    def _whole_column(self, name: str) -> list[Any]:
+    def columns(self, *names: str) -> Iterator[pa.Table]:
+        """Light columns of all rows, in order, one file of the table at a time: never all in memory."""
+        chosen = self._chosen
+        if chosen is None or all(np.all(np.diff(chosen[part]) > 0) for part in _overlapping(len(chosen))):
+            yield from self._parts(names, chosen)
+        else:
+            order = np.argsort(chosen, kind="stable")
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            yield pa.concat_tables(self._parts(names, chosen[order])).take(place)
+
+    def _parts(self, names: Sequence[str], chosen: np.ndarray | None) -> Iterator[pa.Table]:
+        """Columns of the rows ``chosen`` (increasing, in the whole table's numbers; None: all), file by file."""
         light = [column for column in SCHEMA.names if column not in HEAVY_COLUMNS]
-        if name not in light:
-            raise ClipError(f"{name!r} is not a light column of a clip table; there are {', '.join(light)}")
-        values: list[Any] = []
-        for part in self.manifest.files:
-            values += _footer(self.path / part.path).read(columns=[name]).column(name).to_pylist()
-        return values
+        if wrong := [name for name in names if name not in light]:
+            raise ClipError(f"{wrong[0]!r} is not a light column of a clip table; there are {', '.join(light)}")
+        first = 0
+        for number, part in enumerate(self.manifest.files):
+            found = self._read_part(number, names)
+            if chosen is not None:
+                start, stop = np.searchsorted(chosen, (first, first + part.rows))
+                found = found.take(chosen[start:stop] - first)
+            first += part.rows
+            if len(found):
+                yield found
+
+    def _read_part(self, number: int, names: Sequence[str]) -> pa.Table:
+        return _footer(self.path / self.manifest.files[number].path).read(columns=list(names))
 
     def quarantined(self) -> list[Quarantined]:
         """The sources that gave no rows, with stage and reason."""
@@ -288,6 +324,11 @@ def _check_part(root: Path, part: PartFile, schema: pa.Schema) -> None:
     _check_schema(path, footer.schema_arrow, schema)
     if footer.metadata.num_rows != part.rows:
         raise ClipError(f"{path}: {footer.metadata.num_rows} rows, the manifest says {part.rows}; prepare it again")
+
+
+def _overlapping(length: int) -> Iterator[slice]:
+    """Slices that share an element with the next one."""
+    return (slice(one.start, one.stop + 1) for one in slices(length))
 
 
 def _footer(path: Path) -> pq.ParquetFile:

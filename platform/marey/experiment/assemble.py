@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import distributed
 
 from marey.backbones import zoo
 from marey.clips.augment import mirrored
 from marey.clips.loader import FeedOrder
+from marey.clips.mapped import filled, gather
 from marey.clips.pipeline import Pipeline
 from marey.clips.plan import EvaluationPlan, Plan
 from marey.clips.quotas import Quotas, mixed, quotas
@@ -57,11 +59,15 @@ def feed_order(training: Training, table: ClipTable, world: int) -> FeedOrder:
 
 def _quotas(training: Training, rows: ClipTable) -> Quotas | None:
     balance, shares = training.balance, training.shares
+    if balance.is_off and not shares:
+        return None
+    sections = filled(len(rows), np.int16, lambda part: rows.sections(np.arange(part.start, part.stop)))
     if balance.is_off:
-        return mixed(rows.sections(), shares) if shares else None
+        return mixed(sections, shares)
     rows.check_labelled()
-    labels, names = rows.column("label"), rows.class_names()
-    return mixed(rows.sections(), shares, labels, names, balance) if shares else quotas(labels, names, balance)
+    labels = gather((found.column("label").to_numpy() for found in rows.columns("label")), np.int32)
+    names = rows.class_names()
+    return mixed(sections, shares, labels, names, balance) if shares else quotas(labels, names, balance)
 
 
 def total_steps(training: Training, table: ClipTable) -> int:
