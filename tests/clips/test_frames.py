@@ -216,8 +216,15 @@ def test_folders_that_are_no_videos(tmp_path: Path) -> None:
     expected = ("list", "pictures 3 to 9 are asked for, but img_00004.png is the last")
     assert reason(tmp_path / "a", start_frame=2, num_frames=7) == expected
     assert "pictures from 10 on are asked for" in reason(tmp_path / "a", start_frame=9)[1]
-    small = ClipStorage(storage="raw", limits=Limits(max_pixels=1000))
-    assert "img_00001.png" in reason(tmp_path / "a", small)[1]
+
+
+@pytest.mark.parametrize("name", ["{}.jpg", "{}.png", "{}.bmp"])
+def test_pictures_may_have_only_so_many_pixels(tmp_path: Path, name: str) -> None:
+    folder = write_frames(tmp_path / "a", 2, name)
+    small = ClipStorage(storage="raw", limits=Limits(max_pixels=64 * 48 - 1))
+    _, why = reason(folder, small)
+    assert why.startswith(f"{name.format(1)}: frames of 64 x 48 exceed the limit of 3071 pixels")
+    assert len(prepared(folder, ClipStorage(storage="raw", limits=Limits(max_pixels=64 * 48)))) == 2
 
 
 def test_flow_is_left_out_unless_it_is_chosen(tmp_path: Path) -> None:
@@ -277,8 +284,27 @@ def test_a_changed_picture_is_prepared_again(tmp_path: Path) -> None:
     assert prepare(tmp_path / "videos", tmp_path / "t").fingerprint != first.fingerprint
 
 
-def test_rows_cannot_point_to_pictures(tmp_path: Path) -> None:
-    write_frames(tmp_path / "videos/a")
-    with pytest.raises(ClipError, match=r"videos/a: is a folder of pictures; .* take h264, jpeg or raw"):
-        prepare(tmp_path / "videos", tmp_path / "t", ClipStorage(storage="source"))
-    assert not (tmp_path / "t").exists()
+@pytest.mark.parametrize("name", ["{}.png", "{}.jpg"])
+def test_rows_that_point_to_pictures_read_those_asked_for(tmp_path: Path, name: str) -> None:
+    folder = write_frames(tmp_path / "videos/a", 40, name)
+    prepare(tmp_path / "videos", tmp_path / "t", ClipStorage(storage="source", fps=15, max_seconds=1))
+    rows = open_table(tmp_path / "t").read(range(2))
+    shown = prepared(folder)[::2]
+    for row, expected in zip(rows, (shown[:10], shown[10:]), strict=True):
+        verify_row(row)
+        assert np.array_equal(read_frames(row, range(10)), expected)
+        assert np.array_equal(read_frames(row, [7, 2, 2]), expected[[7, 2, 2]])
+    (folder / name.format(1)).unlink()
+    (folder / name.format(3)).write_bytes(b"")
+    (folder / name.format(5)).write_bytes(b"longer than that? no")
+    (folder / name.format(7)).write_bytes(bytes((folder / name.format(7)).stat().st_size))
+    changes = [r"1\.\w+: no such file", r"3\.\w+: the file is empty", r"5\.\w+ of 20 bytes", r"7\.\w+: no JPEG, PNG"]
+    for index, found in enumerate(changes):
+        with pytest.raises(ClipError, match=rf"a@0\.000.*{found}"):
+            read_frames(rows[0], [index])
+    assert np.array_equal(read_frames(rows[0], [4]), shown[4:5])
+    with pytest.raises(ClipError, match=r"no readable file .*1\."):
+        verify_row(rows[0])
+    (folder / name.format(39)).write_bytes(b"another")
+    with pytest.raises(ClipError, match="sha256 is"):
+        verify_row(rows[1])

@@ -20,6 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from marey.clips.frames import decode_picture, digest_pictures, read_picture, unpack_names
 from marey.clips.probe import Scan, checksum, frame_rate, frame_time, scan
 from marey.clips.row import ClipRow
 from marey.clips.video import Pixels, Refused, explain, open_video, to_rgb
@@ -65,7 +66,7 @@ def read_frames(row: ClipRow, indices: Sequence[int]) -> Pixels:
 
     if row.storage == "raw":
         return _pixels(row)[list(indices)]
-    read = _read_source if row.storage == "source" else _read_packets
+    read = _read_packets if row.storage != "source" else _read_source if row.payload is None else _read_pictures
     try:
         read(row, wanted, put)
     except (av.FFmpegError, Refused) as error:
@@ -76,7 +77,9 @@ def read_frames(row: ClipRow, indices: Sequence[int]) -> Pixels:
 
 def verify_row(row: ClipRow) -> None:
     """Compare the payload, or the whole source file, with ``row.sha256``; `ClipError` where they differ."""
-    if row.payload is not None:
+    if row.storage == "source" and row.payload is not None:
+        digest = _digest_pictures(row)
+    elif row.payload is not None:
         digest = hashlib.sha256(row.payload).hexdigest()
     else:
         _check_source(row)
@@ -201,6 +204,31 @@ def _check_source(row: ClipRow) -> None:
         raise ClipError(_changed(row, f"no readable file ({error.strerror})")) from None
     if row.packet_lengths is not None and size != sum(row.packet_lengths):
         raise ClipError(_changed(row, f"a file of {size} bytes instead of {sum(row.packet_lengths)}"))
+
+
+def _read_pictures(row: ClipRow, wanted: list[int], put: Put) -> None:
+    """Storage "source" of a folder: the pictures asked for, and no other."""
+    assert row.payload is not None
+    names, lengths = unpack_names(row.payload), row.packet_lengths or []
+    for index in wanted:
+        name = names[index]
+        try:
+            data = read_picture(Path(row.uri, name))
+            if len(data) != lengths[index]:
+                raise ClipError(_changed(row, f"{name} of {len(data)} bytes instead of {lengths[index]}"))
+            frame = decode_picture(data)
+        except (Refused, av.FFmpegError, OSError) as error:
+            reason = error.reason if isinstance(error, Refused) else explain(error)
+            raise ClipError(_changed(row, f"{name}: {reason}")) from None
+        put(index, frame)
+
+
+def _digest_pictures(row: ClipRow) -> str:
+    assert row.payload is not None
+    try:
+        return digest_pictures(row.uri, unpack_names(row.payload))
+    except OSError as error:
+        raise ClipError(_changed(row, f"no readable file {error.filename} ({error.strerror})")) from None
 
 
 def _changed(row: ClipRow, found: str) -> str:

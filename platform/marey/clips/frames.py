@@ -10,6 +10,7 @@ nothing outside the folder is opened, and damage has the name of a file. A numbe
 number, a file that is no picture, and pictures of different sizes make the folder unusable, as damage does a video.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from marey.clips.probe import MIN_FRAMES, Scan
-from marey.clips.video import STRICT, Refused, check_file, check_pixels, explain, rotation_of
+from marey.clips.video import MAX_PIXELS, STRICT, Refused, check_file, check_pixels, explain, rotation_of
 
 _NUMBERED = re.compile(r"(.*?)([0-9]+)\.(?:jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
 _FLOW = re.compile(r"(?:flow[_-]?)?[xyuv][_-]?|flow.*", re.IGNORECASE)
@@ -139,26 +140,29 @@ def read_pictures(pictures: Pictures, max_pixels: int) -> Iterator[VideoFrame]:
     """The frames, in order. Raises `Refused` that names the file at the first that is damaged or no picture."""
     for number, name in enumerate(pictures.names):
         try:
-            yield _decode(_read(pictures.folder / name), max_pixels)
+            yield decode_picture(read_picture(pictures.folder / name), max_pixels)
         except Refused as refused:
             raise Refused(refused.stage, f"{name}: {refused.reason}") from None
         except (av.FFmpegError, ValueError) as error:
             raise Refused("decode", f"{name}: damaged ({explain(error)}), after {number} sound pictures") from None
 
 
-def _read(path: Path) -> bytes:
+def read_picture(path: Path) -> bytes:
+    """The bytes of a file. Raises `Refused` (stage "probe") where it cannot be a picture."""
     check_file(path)
     if path.stat().st_size > _MAX_BYTES:
         raise Refused("probe", f"more than {_MAX_BYTES >> 20} MiB, too much for a picture")
     return path.read_bytes()
 
 
-def _decode(data: bytes, max_pixels: int) -> VideoFrame:
+def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> VideoFrame:
+    """The frame that a whole JPEG, PNG or BMP is. Raises `Refused`, or what the decoder raises on damage."""
     codec = next((codec for magic, codec in _KINDS.items() if data.startswith(magic)), None)
     if codec is None:
         raise Refused("probe", "no JPEG, PNG or BMP picture, whatever its name says")
     if not _is_complete(data, codec):
         raise Refused("decode", "damaged: its end is missing")
+    check_pixels(*_stated_size(data, codec), max_pixels)  # a decoder would only say that something is invalid
     context = CodecContext.create(codec, "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
@@ -166,7 +170,6 @@ def _decode(data: bytes, max_pixels: int) -> VideoFrame:
     frames = [*context.decode(Packet(data)), *context.decode(None)]
     if len(frames) != 1 or frames[0].is_corrupt:
         raise Refused("decode", "damaged: it gives no whole picture")
-    check_pixels(frames[0].width, frames[0].height, max_pixels)
     return frames[0]
 
 
@@ -175,6 +178,41 @@ def _is_complete(data: bytes, codec: str) -> bool:
     if codec == "mjpeg":  # a thumbnail inside has an end of its own, before the last scan begins
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     return b"IEND" in data[-64:] if codec == "png" else True
+
+
+def _stated_size(data: bytes, codec: str) -> tuple[int, int]:
+    """(width, height) by a picture's header, zeros where it has none that can be read."""
+    head = data[:26].ljust(26, b"\0")
+    if codec == "png":
+        return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+    if codec == "bmp":
+        width, height = (int.from_bytes(head[at : at + 4], "little", signed=True) for at in (18, 22))
+        return (width, abs(height)) if head[14] >= 40 else (0, 0)
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame, not a table
+            return int.from_bytes(data[position + 7 : position + 9]), int.from_bytes(data[position + 5 : position + 7])
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4])
+    return 0, 0
+
+
+def pack_names(names: Sequence[str]) -> bytes:
+    """Names of files as the payload of a row that points to them."""
+    return b"\0".join(os.fsencode(name) for name in names)
+
+
+def unpack_names(payload: bytes) -> list[str]:
+    """What `pack_names` packed."""
+    return [os.fsdecode(name) for name in payload.split(b"\0")]
+
+
+def digest_pictures(folder: Path | str, names: Sequence[str]) -> str:
+    """sha256 of the bytes of these files, one after another. Raises `OSError`."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(Path(folder, name).read_bytes())
+    return digest.hexdigest()
 
 
 def stamp_pictures(folder: Path | str) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from marey.clips.parts import (
 )
 from marey.clips.row import Quarantined, to_arrow
 from marey.clips.sandbox import Sandbox, quarantined
-from marey.clips.segments import NO_POINTING, iterate_rows, prepare_source
+from marey.clips.segments import iterate_rows, prepare_source
 from marey.clips.storage import ClipStorage, Limits
 from marey.clips.table import MANIFEST, publish, read_manifest, write_atomically
 from marey.clips.video import Refused
@@ -42,7 +42,6 @@ __all__ = [
     "Limits",
     "Progress",
     "Summary",
-    "check_sources",
     "cut_chunks",
     "finish",
     "prepare_all",
@@ -106,7 +105,6 @@ def prepare_all(
     ``isolate``: run each video in a process of its own, with the limits of ``storage.limits``. ``classes``: names of
     all classes by label, where the data set fixes them.
     """
-    check_sources(sources, storage)
     chunks = cut_chunks(sources)
     reports: list[ChunkReport] = []
     start, done = time.monotonic(), 0
@@ -116,13 +114,6 @@ def prepare_all(
         if progress:
             progress(Progress(done, len(sources), time.monotonic() - start))
     return finish(table, reports, storage, max_quarantine, classes)
-
-
-def check_sources(sources: Sequence[Source], storage: ClipStorage) -> None:
-    """Raise `ClipError` before anything is made where a source cannot be stored as the settings want."""
-    folders = (source for source in sources if storage.storage == "source" and Path(source.uri).is_dir())
-    if (folder := next(folders, None)) is not None:
-        raise ClipError(f"{folder.uri}: is a folder of pictures; {NO_POINTING}")
 
 
 def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Path | str, isolate: bool = True) -> ChunkReport:

@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from marey.clips.datasets import Source
 from marey.clips.decode import seeks_exactly
 from marey.clips.encode import Encoded, encoder_of, fitted
-from marey.clips.frames import Pictures, find_pictures, read_pictures, scan_pictures
+from marey.clips.frames import Pictures, digest_pictures, find_pictures, pack_names, read_pictures, scan_pictures
 from marey.clips.probe import MIN_FRAMES, Scan, scan
 from marey.clips.row import ClipRow, Quarantined
 from marey.clips.storage import MAX_FPS, ClipStorage
@@ -22,7 +22,6 @@ from marey.clips.video import Refused, explain, open_video
 # A source this little above the wanted rate (30.02 for 30, 30 for 29.97) keeps all its frames.
 _TOLERANCE = 1.02
 _GIB = 1 << 30
-NO_POINTING = "rows of clips.storage=source point into video files; take h264, jpeg or raw"
 
 
 def prepare_source(source: Source, storage: ClipStorage) -> list[ClipRow] | Quarantined:
@@ -49,7 +48,7 @@ def iterate_rows(source: Source, storage: ClipStorage) -> Iterator[ClipRow]:
     pieces = cut([found.times[number] for number in kept], fps, storage.max_seconds)
     spans = [kept[start:stop] for start, stop in pieces]
     if storage.storage == "source":
-        yield from _pointing_rows(source, found, spans, fps)
+        yield from _pointing_rows(source, found, spans, fps, pictures)
     else:
         decoded = read_pictures(pictures, pixels) if pictures is not None else _decoded(source.uri, pixels)
         yield from _encoded_rows(source, storage, found, spans, fps, decoded)
@@ -59,8 +58,6 @@ def _pictures(source: Source, storage: ClipStorage) -> Pictures | None:
     """The pictures of a source that is a folder."""
     if not Path(source.uri).is_dir():
         return None
-    if storage.storage == "source":
-        raise Refused("encode", f"is a folder of pictures; {NO_POINTING}")
     fps = source.fps or storage.frames_fps
     return find_pictures(source.uri, fps, source.start_frame, source.num_frames, storage.frames_prefix)
 
@@ -169,7 +166,12 @@ def _encoded_row(
     )
 
 
-def _pointing_rows(source: Source, found: Scan, spans: list[list[int]], fps: float) -> Iterator[ClipRow]:
+def _pointing_rows(
+    source: Source, found: Scan, spans: list[list[int]], fps: float, pictures: Pictures | None
+) -> Iterator[ClipRow]:
+    if pictures is not None:
+        yield from (_picture_row(source, found, span, fps, pictures) for span in spans)
+        return
     size = Path(source.uri).stat().st_size
     with Path(source.uri).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -187,6 +189,20 @@ def _pointing_rows(source: Source, found: Scan, spans: list[list[int]], fps: flo
             sha256=digest,
             **_common(source, found, span, fps),
         )
+
+
+def _picture_row(source: Source, found: Scan, span: list[int], fps: float, pictures: Pictures) -> ClipRow:
+    names = [pictures.names[number] for number in span]
+    return ClipRow(
+        keyframes=list(range(len(span))),
+        packet_lengths=[(pictures.folder / name).stat().st_size for name in names],
+        storage="source",
+        payload=pack_names(names),
+        width=found.width,
+        height=found.height,
+        sha256=digest_pictures(pictures.folder, names),
+        **_common(source, found, span, fps),
+    )
 
 
 def _common(source: Source, found: Scan, span: list[int], fps: float) -> dict[str, Any]:

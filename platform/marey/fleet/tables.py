@@ -20,7 +20,6 @@ from marey.clips.prepare import (
     ClipStorage,
     Progress,
     Summary,
-    check_sources,
     cut_chunks,
     finish,
     prepare_chunk,
@@ -49,7 +48,6 @@ def build_table(
     """
     if ray.cluster_resources().get("CPU", 0) < 1:
         raise ResourceError("preparing videos needs at least 1 CPU, the cluster has none; start Ray with --num-cpus")
-    check_sources(sources, storage)
     chunks = cut_chunks(sources)
     Path(table).mkdir(parents=True, exist_ok=True)
     reports: dict[int, ChunkReport] = {}

@@ -37,10 +37,9 @@ def sources(path: Path, root: Path | None, fold: int) -> Listing:
 
 def folder_sources(root: Path) -> list[Source]:
     """Every video below ``root``, sorted by source_id (its path below ``root``). `ClipError` if there is none."""
-    paths = _videos(root)
-    if paths == [root]:
-        return [Source(root.name, str(root))]
-    found = [Source(path.relative_to(root).as_posix(), str(path)) for path in paths]
+    found = [
+        Source(root.name if path == root else path.relative_to(root).as_posix(), str(path)) for path in _videos(root)
+    ]
     if not found:
         raise ClipError(f"{root}: holds no videos; give a folder with video files, one video, or a list of them")
     found.sort(key=lambda source: source.source_id)
@@ -63,11 +62,12 @@ def _videos(root: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = [Path(folder, name) for name in names if not name.startswith(".")]
-        files = [path for path in paths if path.suffix.lower() not in _BESIDE_VIDEOS and path.is_file()]
         if not folders and not names:
             empty.append(Path(folder))
-        found += [Path(folder)] if holds_frames([path.name for path in files]) else files
+        files = [Path(folder, name) for name in names if not name.startswith(".")]
+        files = [path for path in files if path.suffix.lower() not in _BESIDE_VIDEOS]
+        frames = holds_frames([path.name for path in files])
+        found += [Path(folder)] if frames else [path for path in files if path.is_file()]
     beside = {path.parent for path in found if path.is_dir()}
     return [*found, *(path for path in empty if path.parent in beside)]
 
