@@ -80,6 +80,8 @@ WRONG = {
     "five fields": ("imgs 1 2 3 4\n", r"line 1: 5 fields"),
     "no frames": ("imgs 3 0 5\n", r"line 1: total_frames 0; expected 2 or more, or -1"),
     "a negative offset": ("imgs -3 9 5\n", r"line 1: offset -3; expected 0 or more"),
+    "unknown labels": ("imgs 50 -1\n", r"line 1: label -1; expected a class number"),
+    "unknown labels of videos": ("a.mp4 50 -1\n", r"line 1: label -1; expected a class number"),
     "a negative label": ("imgs 9 -3\n", r"line 1: label -3"),
     "a range too short": ("path,start_frame,num_frames\na,3,1\n", r"line 2: 1 frames; expected 2 or more"),
     "an end before the start": ("path,start_frame,end_frame\na,9,3\n", r"line 2: -6 frames"),

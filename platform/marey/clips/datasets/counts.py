@@ -9,8 +9,9 @@
     path 1 total_frames label               all offsets 1, and two paths or more, none twice: start as above (VideoMAE
                                             V2's form with four fields), so the folder's first total_frames pictures
 
-All lines of a list have one form. A list that means something else says so in a header: path, label, start_frame
-(frames left out at the beginning), num_frames or end_frame (the first one no longer taken), fps (of pictures).
+All lines of a list have one form. A list that means something else says so in a header: path, label, start_frame or
+offset (frames left out at the beginning), num_frames or total_frames, end_frame (the first one no longer taken), fps
+(of pictures).
 """
 
 import re
@@ -57,7 +58,7 @@ def by_column(path: Path, rows: Sequence[Row], base: Path) -> list[tuple[int, di
 
 
 def _three(path: Path, rows: Sequence[Row], base: Path) -> list[tuple[int, dict[str, str]]]:
-    starts = [row[2] == "-1" or int(row[1]) in (0, 1) for _, row in rows]
+    starts = [int(row[1]) in (0, 1) for _, row in rows]
     found = []
     for (number, row), is_start in zip(rows, starts, strict=True):
         if is_start != starts[0]:
