@@ -21,6 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from marey.clips.frames import decode_picture, read_picture, unpack_pictures
 from marey.clips.probe import Scan, checksum, frame_rate, frame_time, scan
 from marey.clips.row import ClipRow
 from marey.clips.video import Pixels, Refused, explain, open_video, to_rgb
@@ -68,7 +69,7 @@ def read_frames(row: ClipRow, indices: Sequence[int]) -> Pixels:
 
     if row.storage == "raw":
         return _pixels(row)[list(indices)]
-    read = _read_source if row.storage == "source" else _read_packets
+    read = _read_packets if row.storage != "source" else _read_source if row.payload is None else _read_pictures
     try:
         read(row, wanted, put)
     except (av.FFmpegError, Refused) as error:
@@ -78,11 +79,15 @@ def read_frames(row: ClipRow, indices: Sequence[int]) -> Pixels:
 
 
 def verify_row(row: ClipRow) -> None:
-    """Compare the payload, or the whole source file, with ``row.sha256``; `ClipError` where they differ."""
+    """Compare the payload, the source file or its pictures with their sha256; `ClipError` where they differ."""
     if row.payload is None:
         _check_source(row)
-    elif (digest := hashlib.sha256(row.payload).hexdigest()) != row.sha256:
+        return
+    if (digest := hashlib.sha256(row.payload).hexdigest()) != row.sha256:
         raise ClipError(f"{row.clip_id}: sha256 is {digest}, the table says {row.sha256}; prepare the table again")
+    if row.storage == "source":
+        for name, its_digest in unpack_pictures(row.payload):
+            _sound_picture(row, name, its_digest)
 
 
 def seeks_exactly(path: str | Path, found: Scan) -> bool:
@@ -211,6 +216,26 @@ def _digest(path: str, size: int, changed_ns: int) -> str:
     """The sha256 of a file; its size and time of change only tell one state of it from another."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_pictures(row: ClipRow, wanted: list[int], put: Put) -> None:
+    """Storage "source" of a folder: the pictures asked for, and no other."""
+    assert row.payload is not None
+    pictures = unpack_pictures(row.payload)
+    for index in wanted:
+        name, digest = pictures[index]
+        put(index, decode_picture(_sound_picture(row, name, digest)))
+
+
+def _sound_picture(row: ClipRow, name: str, digest: str) -> bytes:
+    try:
+        data = read_picture(Path(row.uri, name))
+    except (Refused, OSError) as error:
+        reason = error.reason if isinstance(error, Refused) else error.strerror
+        raise ClipError(_changed(row, f"{name}: {reason}")) from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ClipError(_changed(row, f"{name}: other bytes"))
+    return data
 
 
 def _changed(row: ClipRow, found: str) -> str:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.clips.datasets import Source
+from marey.clips.frames import stamp_pictures
 from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, Quarantined
 from marey.clips.storage import ClipStorage
 from marey.clips.table import HEAVY_COLUMNS, PartFile, describe, sync_directory
@@ -72,8 +73,11 @@ def cut_chunks(sources: Sequence[Source]) -> list[Chunk]:
     chunks: list[Chunk] = []
     pending: list[tuple[Source, tuple[int, int] | None]] = []
     size = 0
+    stamps: dict[str, tuple[int, int] | None] = {}  # a list may take many ranges of one recording
     for source in sources:
-        stamp = _stamp(source)
+        if source.uri not in stamps:
+            stamps[source.uri] = _stamp(source)
+        stamp = stamps[source.uri]
         pending.append((source, stamp))
         size += stamp[0] if stamp else 0
         if len(pending) == most or size >= CHUNK_BYTES:
@@ -88,7 +92,10 @@ def _chunk(pending: list[tuple[Source, tuple[int, int] | None]]) -> Chunk:
 
 def _stamp(source: Source) -> tuple[int, int] | None:
     try:
-        status = Path(source.uri).stat()
+        path = Path(source.uri)
+        if path.is_dir():
+            return stamp_pictures(path)
+        status = path.stat()
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns

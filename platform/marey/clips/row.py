@@ -10,19 +10,20 @@ The columns of schema version 1, all of which exist in every table (optional one
 | timestamps | list<double> | presentation time of each stored frame in seconds of the source, in display order |
 | keyframes | list<int32> | indices of the frames that can be decoded without another. Storage source: those worth a
   seek (the first, and every keyframe); empty: seeking is not exact there, frames are found by time from the start;
-  null: timestamps lie or are missing too, frames are counted from the start |
+  null: timestamps lie or are missing too, frames are counted from the start; a folder of pictures: all |
 | packet_lengths | list<int32> | bytes of each packet in ``payload``, one a frame. Storage source: bytes of the file, in
-  pieces of at most 1 GiB (a file of another size is not the one that was prepared) |
+  pieces of at most 1 GiB (a file of another size is not the one that was prepared); of a folder: of each picture |
 | storage | string | what payload holds: "h264" (packets), "jpeg" (a picture a frame), "raw" (uint8 RGB [T, H, W, 3]);
   or "source" (frames are read from ``uri``) |
-| payload | large_binary | the encoded frames; null for storage "source" |
+| payload | large_binary | the encoded frames; null for storage "source", or where ``uri`` is a folder of pictures
+  their names, each with its sha256, zero bytes between |
 | fps | double | frames a second at which the segment is stored |
 | width, height | int32 | pixels of a stored frame, upright (after rotation) |
 | rotation | int32 | degrees clockwise by which the source must be turned to be upright: 0, 90, 180, 270 |
 | label | int32 | class index, null without labels |
 | label_name | string | class name, null without labels |
 | split | string | "train", "validation", "test" ..., null where the source names none |
-| sha256 | string | of ``payload``; for storage "source", of the source file |
+| sha256 | string | of ``payload``; for storage "source" without payload, of the source file |
 | flow, joints, boxes | large_binary | optional streams, null in version 1 tables made by `prepare` |
 """
 

@@ -13,7 +13,8 @@ from av.video.frame import VideoFrame
 from marey.clips.datasets import Source
 from marey.clips.decode import seeks_exactly
 from marey.clips.encode import Encoded, encoder_of, fitted
-from marey.clips.probe import Scan, scan
+from marey.clips.frames import Pictures, find_pictures, pack_pictures, read_pictures, scan_pictures
+from marey.clips.probe import MIN_FRAMES, Scan, scan
 from marey.clips.row import ClipRow, Quarantined
 from marey.clips.storage import MAX_FPS, ClipStorage
 from marey.clips.video import Refused, explain, open_video
@@ -35,13 +36,41 @@ def iterate_rows(source: Source, storage: ClipStorage) -> Iterator[ClipRow]:
     """The rows of one video, one after another. Raises `Refused` before the first row where the video is unsound."""
     if not Path(source.uri).exists():
         raise Refused("list", "no such file")
-    pixels = storage.limits.max_pixels
-    found = scan(source.uri, max_pixels=pixels, checksums=storage.storage == "source")
-    kept, fps = keep(found.times, found.fps, storage.fps)
+    pictures, pixels = _pictures(source, storage), storage.limits.max_pixels
+    if pictures is not None:
+        found = scan_pictures(pictures, pixels)
+        taken = range(len(found.times))
+    else:
+        found = scan(source.uri, max_pixels=pixels, checksums=storage.storage == "source")
+        taken = _taken(source, len(found.times))
+    kept, fps = keep([found.times[number] for number in taken], found.fps, storage.fps)
+    kept = [taken[number] for number in kept]
     pieces = cut([found.times[number] for number in kept], fps, storage.max_seconds)
     spans = [kept[start:stop] for start, stop in pieces]
-    rows = _pointing_rows if storage.storage == "source" else _encoded_rows
-    yield from rows(source, storage, found, spans, fps)
+    if storage.storage == "source":
+        yield from _pointing_rows(source, found, spans, fps, pictures)
+    else:
+        decoded = read_pictures(pictures, pixels) if pictures is not None else _decoded(source.uri, pixels)
+        yield from _encoded_rows(source, storage, found, spans, fps, decoded)
+
+
+def _pictures(source: Source, storage: ClipStorage) -> Pictures | None:
+    """The pictures of a source that is a folder."""
+    if not Path(source.uri).is_dir():
+        return None
+    fps = source.fps or storage.frames_fps
+    return find_pictures(source.uri, fps, source.start_frame, source.num_frames, storage.frames_prefix)
+
+
+def _taken(source: Source, count: int) -> range:
+    """The frames of a video file that a list asks for, of ``count``."""
+    if source.start_frame is None:
+        return range(count)
+    stop = count if source.num_frames is None else source.start_frame + source.num_frames
+    if stop > count or stop - source.start_frame < MIN_FRAMES:
+        wanted = f"frames {source.start_frame} to {stop - 1}"
+        raise Refused("list", f"{wanted} are asked for; it has 0 to {count - 1}, and a clip needs {MIN_FRAMES} frames")
+    return range(source.start_frame, stop)
 
 
 def keep(times: list[float], fps: float, wanted: float | None) -> tuple[list[int], float]:
@@ -83,10 +112,15 @@ def cut(times: list[float], fps: float, max_seconds: float) -> list[tuple[int, i
 
 
 def _encoded_rows(
-    source: Source, storage: ClipStorage, found: Scan, spans: list[list[int]], fps: float
+    source: Source,
+    storage: ClipStorage,
+    found: Scan,
+    spans: list[list[int]],
+    fps: float,
+    decoded: Iterator[VideoFrame],
 ) -> Iterator[ClipRow]:
     width, height = fitted(found.width, found.height, storage.short_side)
-    frames = _kept_frames(source.uri, [number for span in spans for number in span], storage.limits.max_pixels)
+    frames = _kept_frames(decoded, [number for span in spans for number in span])
     for span in spans:
         encoder = encoder_of(storage, width, height, found.rotation, fps)
         try:
@@ -97,14 +131,18 @@ def _encoded_rows(
             raise Refused("encode", explain(error)) from None
 
 
-def _kept_frames(uri: str, numbers: list[int], max_pixels: int) -> Iterator[VideoFrame]:
+def _decoded(uri: str, max_pixels: int) -> Iterator[VideoFrame]:
+    with open_video(uri, max_pixels=max_pixels) as (container, stream):
+        yield from container.decode(stream)
+
+
+def _kept_frames(decoded: Iterator[VideoFrame], numbers: list[int]) -> Iterator[VideoFrame]:
     wanted = iter(numbers)
     following = next(wanted, None)
-    with open_video(uri, max_pixels=max_pixels) as (container, stream):
-        for number, frame in enumerate(container.decode(stream)):
-            if number == following:
-                yield frame
-                following = next(wanted, None)
+    for number, frame in enumerate(decoded):
+        if number == following:
+            yield frame
+            following = next(wanted, None)
 
 
 def _encoded_row(
@@ -129,8 +167,11 @@ def _encoded_row(
 
 
 def _pointing_rows(
-    source: Source, storage: ClipStorage, found: Scan, spans: list[list[int]], fps: float
+    source: Source, found: Scan, spans: list[list[int]], fps: float, pictures: Pictures | None
 ) -> Iterator[ClipRow]:
+    if pictures is not None:
+        yield from (_picture_row(source, found, span, fps, pictures) for span in spans)
+        return
     size = Path(source.uri).stat().st_size
     with Path(source.uri).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -148,6 +189,21 @@ def _pointing_rows(
             sha256=digest,
             **_common(source, found, span, fps),
         )
+
+
+def _picture_row(source: Source, found: Scan, span: list[int], fps: float, pictures: Pictures) -> ClipRow:
+    names = [pictures.names[number] for number in span]
+    payload = pack_pictures(pictures.folder, names)
+    return ClipRow(
+        keyframes=list(range(len(span))),
+        packet_lengths=[(pictures.folder / name).stat().st_size for name in names],
+        storage="source",
+        payload=payload,
+        width=found.width,
+        height=found.height,
+        sha256=hashlib.sha256(payload).hexdigest(),
+        **_common(source, found, span, fps),
+    )
 
 
 def _common(source: Source, found: Scan, span: list[int], fps: float) -> dict[str, Any]:

@@ -41,5 +41,9 @@ class ClipStorage(Config):
     """h264: encoder preset; slower ones make smaller files."""
     jpeg_quality: int = Field(default=90, ge=1, le=95)
     """jpeg: quality, higher is better, on libjpeg's scale."""
+    frames_fps: float = Field(default=30.0, gt=0, le=1000)
+    """Frames a second of folders of pictures, which do not say it themselves, where the list does not either."""
+    frames_prefix: str | None = None
+    """How pictures in such folders are named before their number, e.g. img_; none: all alike, optical flow aside."""
     limits: Limits = Limits()
     """What one video may cost."""

@@ -40,7 +40,7 @@ _CODECS = (
 )
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
 # "careful" flags only: "aggressive" and "compliant" refuse healthy files of odd encoders.
-_STRICT = "crccheck+bitstream+buffer+explode"
+STRICT = "crccheck+bitstream+buffer+explode"
 
 # FFmpeg's own decoder of VP9 never looks whether a frame's bits last until its end; the reference decoder does.
 _WITNESSES = {"vp9": "libvpx-vp9", "vp8": "libvpx"}
@@ -69,7 +69,7 @@ def open_video(
     ``strict`` makes the decoder raise where it would otherwise conceal damage. Raises `Refused` (stage "probe") for
     what is no video: a missing file, a directory, a playlist, sound only, an unknown format or codec, too many pixels.
     """
-    _check_file(Path(path))
+    check_file(Path(path))
     try:
         container = av.open(f"file:{path}", options=_OPTIONS, metadata_errors="ignore")
     except (av.FFmpegError, ValueError) as error:
@@ -79,7 +79,7 @@ def open_video(
         check_pixels(stream.width, stream.height, max_pixels)
         context = stream.codec_context
         context.thread_count = 1
-        context.options = {"max_pixels": str(max_pixels)} | ({"err_detect": _STRICT} if strict else {})
+        context.options = {"max_pixels": str(max_pixels)} | ({"err_detect": STRICT} if strict else {})
         yield container, stream
 
 
@@ -97,9 +97,10 @@ def witness_of(stream: VideoStream) -> VideoCodecContext | None:
     return witness
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise `Refused` (stage "probe") for what cannot be a video or a picture, by its first bytes."""
     if path.is_dir():
-        raise Refused("probe", "is a directory, not a video file")
+        raise Refused("probe", "is a directory, not a file")
     if not path.is_file():
         raise Refused("probe", "no such file" if not path.exists() else "is not a regular file")
     try:

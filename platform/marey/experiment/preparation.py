@@ -13,7 +13,7 @@ class Preparation(Config):
     """Videos in, a clip table out."""
 
     videos: AbsolutePath | None = None
-    """A folder of videos, one video, a list of videos (CSV, TSV, spaces), or a data set's official files."""
+    """A folder of videos, one video (a file, or a folder of frames), a list of them, or a data set's official files."""
     videos_root: AbsolutePath | None = None
     """The folder to which paths in a list are relative; default: the list's own."""
     fold: Literal[1, 2, 3] = 1

@@ -1,4 +1,6 @@
-"""Where videos come from: a folder, one file, a list of files, or a data set's official files, as `Source`s.
+"""Where videos come from: a folder, one video, a list of them, or a data set's official files, as `Source`s.
+
+A video is a file, or a folder of frames.
 
 A reader is a module of this package with ``reads(path) -> bool``, whether a file or folder is of its kind, and
 ``sources(path, root, fold) -> Listing``. The first of `READERS` that reads a path is asked.
@@ -10,6 +12,7 @@ from types import ModuleType
 from marey.clips.datasets import (
     diving48,
     folder,
+    frame_lists,
     hmdb51,
     jester,
     kinetics,
@@ -32,6 +35,7 @@ READERS: tuple[ModuleType, ...] = (
     moments_in_time,
     diving48,
     kinetics,
+    frame_lists,
     folder,
     lists,
 )
@@ -45,7 +49,7 @@ def find_sources(videos: Path | str, root: Path | str | None = None, fold: int =
 def find_listing(
     videos: Path | str, root: Path | str | None = None, fold: int = 1, classes: Path | str | None = None
 ) -> Listing:
-    """The videos that ``videos`` means: a folder, a list, official files of a data set, or one video file.
+    """The videos that ``videos`` means: a folder, a list, official files of a data set, or one video.
 
     ``root``: the folder in which videos of a list are looked for (default: the list's own). ``fold``: which of a data
     set's official splits, where it has several. ``classes``: a label map, one name a line, whose order numbers the

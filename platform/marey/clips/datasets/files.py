@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from marey.clips.frames import holds_frames
 from marey.config import did_you_mean
 from marey.errors import ClipError
 
@@ -63,12 +64,15 @@ def in_order(numbers: Mapping[str, int], path: Path) -> tuple[str, ...]:
 
 
 class VideoFinder:
-    """Looks up videos anywhere below ``root`` by their name without suffix."""
+    """Looks up videos anywhere below ``root`` by their name without suffix: files, and folders of frames."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._paths: dict[str, Path] = {}
         for folder, _, names in os.walk(root, followlinks=False):
+            if holds_frames(names):
+                self._paths.setdefault(Path(folder).name, Path(folder))
+                continue
             for name in sorted(names):
                 self._paths.setdefault(Path(name).stem, Path(folder, name))
 

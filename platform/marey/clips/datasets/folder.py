@@ -5,6 +5,7 @@
     VIDEOS/train/boxing/a.mp4         first folders are all names of splits: the same, with splits
     VIDEOS/labels.csv                 see `marey.clips.datasets.lists`; videos it does not name have no label
 
+A folder that holds mostly numbered pictures is one video (`marey.clips.frames`), and so is an empty folder beside such.
 What is a video is found out later by trying: only text files, and names that begin with a dot, are left out here.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from marey.clips.datasets.lists import list_sources
 from marey.clips.datasets.source import Listing, Source, is_split, number_labels, split_name
+from marey.clips.frames import holds_frames
 from marey.errors import ClipError
 
 LABELS = "labels.csv"
@@ -35,7 +37,9 @@ def sources(path: Path, root: Path | None, fold: int) -> Listing:
 
 def folder_sources(root: Path) -> list[Source]:
     """Every video below ``root``, sorted by source_id (its path below ``root``). `ClipError` if there is none."""
-    found = [Source(path.relative_to(root).as_posix(), str(path)) for path in _files(root)]
+    found = [
+        Source(root.name if path == root else path.relative_to(root).as_posix(), str(path)) for path in _videos(root)
+    ]
     if not found:
         raise ClipError(f"{root}: holds no videos; give a folder with video files, one video, or a list of them")
     found.sort(key=lambda source: source.source_id)
@@ -46,9 +50,10 @@ def folder_sources(root: Path) -> list[Source]:
     return _labelled(found)
 
 
-def _files(root: Path) -> list[Path]:
-    """Files that may be videos; linked folders are followed, each once."""
-    files: list[Path] = []
+def _videos(root: Path) -> list[Path]:
+    """Files that may be videos, and folders of frames; linked folders are followed, each once."""
+    found: list[Path] = []
+    empty: list[Path] = []
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -57,9 +62,14 @@ def _files(root: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        files += [path for path in paths if path.suffix.lower() not in _BESIDE_VIDEOS and path.is_file()]
-    return files
+        if not folders and not names:
+            empty.append(Path(folder))
+        files = [Path(folder, name) for name in names if not name.startswith(".")]
+        files = [path for path in files if path.suffix.lower() not in _BESIDE_VIDEOS]
+        frames = holds_frames([path.name for path in files])
+        found += [Path(folder)] if frames else [path for path in files if path.is_file()]
+    beside = {path.parent for path in found if path.is_dir()}
+    return [*found, *(path for path in empty if path.parent in beside)]
 
 
 def _labelled(sources: list[Source]) -> list[Source]:

@@ -3,11 +3,9 @@
     jester-v1-labels.csv        a class a line, in the order of the classes
     jester-v1-train.csv         34870;Drumming Fingers
     jester-v1-validation.csv    the same; jester-v1-test.csv: ids alone
-    <id>.webm or <id>.mp4       the videos, anywhere below the root
+    <id>/00001.jpg ...          the videos, as folders of frames, anywhere below the root; or <id>.webm, <id>.mp4
 
-``videos=`` is one of the lists, or the folder. What is distributed are folders of frames at 12 a second; make videos of
-them first:
-``ffmpeg -framerate 12 -i 34870/%05d.jpg 34870.mp4``.
+``videos=`` is one of the lists, or the folder. The frames are 12 a second: ``clips.frames_fps=12``.
 """
 
 import re

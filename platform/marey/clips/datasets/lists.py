@@ -3,10 +3,15 @@
     clips/a.mp4                                     a path a line
     clips/a.mp4 3                                   path and label, by number or by name; comma, tab or blank between
                                                     (MMAction2's, SlowFast's and VideoMAE's lists of videos)
-    path,label,split                                a header: any order, more columns are ignored
+    frames/a 120 3                                  a folder of frames with their number; and other forms with three or
+                                                    four fields, all told in `marey.clips.datasets.counts`
+    path,label,split                                a header: any order, more columns are ignored; start_frame,
+                                                    num_frames or end_frame, and fps as in `marey.clips.datasets.counts`
 
-Paths are relative to the list's folder (or to ``root``). A file that a list names and that is not there is no error
-here: it ends in quarantine. A line that cannot be understood is a `ClipError` with the file and the line's number.
+Paths are relative to the list's folder (or to ``root``), and lead to a video or a folder of frames. A range of frames
+becomes part of the source's name, ``a[30:90]``, so that a list may take several of one video. A file that a list names
+and that is not there is no error here: it ends in quarantine. A line that cannot be understood is a `ClipError` with
+the file and the line's number.
 """
 
 import csv
@@ -15,11 +20,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from marey.clips.datasets.counts import by_column, with_range
 from marey.clips.datasets.files import read_text, wrong
 from marey.clips.datasets.source import Listing, Source, number_labels, split_name, unique
 from marey.errors import ClipError
 
-_PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "clip")
+_PATH = (
+    *("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "clip", "frame_dir"),
+    "frame_folder",
+)
 _NUMBER = ("label", "label_id", "class_id", "class_index", "target")
 _NAME = ("label_name", "class", "class_name", "action", "category", "label")
 _SPLIT = ("split", "subset", "partition", "set")
@@ -76,46 +85,36 @@ def _lines(path: Path, text: str, base: Path) -> Iterator[_Line]:
                 raise wrong(path, number, f"{len(row)} fields", f"{len(header)} ({', '.join(header)})")
             yield _Line(number, dict(zip(header, row, strict=True)))
         return
-    for number, row in rows:
-        yield _Line(number, _without_header(path, number, row, separator, base))
+    split = [(number, row if separator else _words(row[0], base)) for number, row in rows]
+    yield from (_Line(number, fields) for number, fields in by_column(path, split, base))
 
 
 def _split(line: str, separator: str | None) -> list[str]:
     return next(csv.reader(io.StringIO(line), delimiter=separator)) if separator else [line.strip()]
 
 
-def _without_header(path: Path, number: int, row: list[str], separator: str | None, base: Path) -> dict[str, str]:
-    if separator is None:
-        row = _words(row[0], base)
-    if len(row) > 2:
-        raise wrong(
-            path,
-            number,
-            f"{len(row)} fields",
-            "a path, or a path and one label (columns need a header; a row has one label, and is of a video)",
-        )
-    if not row[0].strip():
-        raise wrong(path, number, "no path", "a path first")
-    return dict(zip(("path", "label"), row, strict=False))
-
-
 def _words(line: str, base: Path) -> list[str]:
-    """``path label`` or ``path`` where blanks separate and may also be part of the path."""
+    """A path and the numbers behind it, or one name, where blanks separate and may also be part of the path.
+
+    The longest path that is there; where none is, all numbers at the end of the line are taken for fields.
+    """
     words = line.split()
-    if len(words) == 1 or (base / line).exists():
-        return [line]
-    if words[-1].isdecimal():
-        rest = line[: -len(words[-1])].rstrip()
-        several = words[-2].isdecimal() and not (base / rest).exists()
-        return words if several else [rest, words[-1]]
-    return words if len(words) == 2 else [line]
+    path, numbers = line, list[str]()
+    while len(words) > len(numbers) + 1 and not (base / path).exists():
+        last = words[-1 - len(numbers)]
+        if not last.removeprefix("-").isdecimal():
+            break
+        numbers.insert(0, last)
+        path = path[: -len(last)].rstrip()
+    return [path, *numbers] if numbers or len(words) != 2 or (base / line).exists() else words
 
 
 def _source(path: Path, line: _Line, base: Path) -> Source:
     name = line.first(_PATH)
     if name is None:
         raise wrong(path, line.number, "no path", f"one in the column {' or '.join(_PATH[:4])}")
-    return Source(name, str(base / name), *_label(path, line), split_name(line.first(_SPLIT)))
+    source = Source(name, str(base / name), *_label(path, line), split_name(line.first(_SPLIT)))
+    return with_range(source, line.first, path, line.number)
 
 
 def _label(path: Path, line: _Line) -> tuple[int | None, str | None]:

@@ -3,7 +3,7 @@
     something-something-v2-labels.json       {"Approaching something with your camera": "0", ...}
     something-something-v2-train.json        [{"id": "78687", "template": "Holding [something] next to ..."}, ...]
     something-something-v2-validation.json   the same; -test.json: ids alone
-    <id>.webm                                the videos, anywhere below the root
+    <id>.webm                                the videos, anywhere below the root; or folders of frames, <id>/
 
 The newer release calls the files labels.json, train.json, validation.json and test.json. ``videos=`` is one of the
 lists, with the labels beside it, or the folder that holds them all.

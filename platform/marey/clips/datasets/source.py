@@ -21,13 +21,21 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Source:
-    """One video: a stable name, where it lies (absolute path), and what is known about it."""
+    """One video: a stable name, where it lies (absolute path: a file, or a folder of pictures), and what is known.
+
+    ``start_frame``: frames to leave out at its beginning, and ``num_frames``: how many it has from there on; None: all
+    of it (a video file knows its length: without ``start_frame``, ``num_frames`` says nothing of it). ``fps``: frames a
+    second of a folder of pictures, None: as the settings say.
+    """
 
     source_id: str
     uri: str
     label: int | None = None
     label_name: str | None = None
     split: str | None = None
+    start_frame: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None
 
 
 class Listing(NamedTuple):
