@@ -11,20 +11,25 @@ _ROUNDS = 6  # four are enough for a pseudo-random permutation; small domains wa
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's
 
 
-def permuted(places: np.ndarray, rows: int, key: int) -> np.ndarray:
-    """The rows at ``places`` (int64 [n], each in 0..rows-1) of permutation ``key`` of ``rows``, int64 [n]."""
-    if rows <= 1:
-        return np.zeros(len(places), np.int64)
-    half = np.uint64(max(1, -(-(rows - 1).bit_length() // 2)))
-    keys = _mixed(np.uint64(key) + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+def permuted(places: np.ndarray, rows: int | np.ndarray, key: int | np.ndarray) -> np.ndarray:
+    """The rows at ``places`` (int64 [n], each in 0..rows-1) of permutation ``key`` of ``rows``, int64 [n].
+
+    ``rows`` (int64 [n]) and ``key`` (uint64 [n]) may differ from place to place: many permutations at once.
+    """
+    shape = places.shape
+    limit = np.broadcast_to(np.asarray(rows, np.uint64), shape)
+    bits = np.frexp(np.maximum(np.asarray(rows) - 1, 1).astype(np.float64))[1]
+    half = np.broadcast_to(np.maximum(1, -(-bits // 2)).astype(np.uint64), shape)
+    turns = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
+    keys = np.broadcast_to(_mixed(np.atleast_1d(np.asarray(key, np.uint64)) + turns), (_ROUNDS, *shape))
     found = _scrambled(places.astype(np.uint64), half, keys)
-    while len(outside := np.flatnonzero(found >= np.uint64(rows))):
-        found[outside] = _scrambled(found[outside], half, keys)
+    while len(outside := np.flatnonzero(found >= limit)):
+        found[outside] = _scrambled(found[outside], half[outside], keys[:, outside])
     return found.astype(np.int64)
 
 
-def _scrambled(numbers: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarray:
-    """A permutation of the numbers below 4 ** half."""
+def _scrambled(numbers: np.ndarray, half: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """A permutation of the numbers below 4 ** half; ``keys`` [rounds, n]."""
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = numbers >> half, numbers & mask
     for key in keys:

@@ -50,12 +50,12 @@ class Quotas:
         group = np.searchsorted(ends, slots, side="right")
         drawn = epoch * self.counts[group] + slots - (ends - self.counts)[group]
         cycle, place = np.divmod(drawn, self.sizes[group])
-        found = np.empty(len(slots), np.int64)
-        for one, turn in set(zip(group.tolist(), cycle.tolist(), strict=True)):
-            chosen = (group == one) & (cycle == turn)
-            its_key = (key + one * 0x9E3779B97F4A7C15 + turn * 0xD1B54A32D192ED03) % 2**64
-            found[chosen] = first[one] + permuted(place[chosen], int(self.sizes[one]), its_key)
-        return self.members[found]
+        keys = (  # one for each group and turn; wraps around
+            np.uint64(key)
+            + group.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            + cycle.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        )
+        return self.members[first[group] + permuted(place, self.sizes[group], keys)]
 
 
 def quotas(labels: np.ndarray, names: Sequence[str], config: BalanceConfig) -> Quotas:
