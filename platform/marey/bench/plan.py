@@ -96,7 +96,7 @@ Order = Callable[[PlanBench, int], Iterator[object]]
 
 
 def _once(bench: PlanBench, rows: int) -> Iterator[object]:
-    yield
+    yield None
     yield from _steps(bench, Plan(rows))
 
 
@@ -109,7 +109,7 @@ def _balanced(bench: PlanBench, rows: int) -> Iterator[object]:
         return np.minimum(drawn, bench.classes - 1)
 
     labels = filled(rows, np.int32, draw)
-    yield
+    yield None
     names = [str(label) for label in range(bench.classes)]
     yield from _steps(bench, Plan(rows, quotas=quotas(labels, names, BalanceConfig(evenness=1))))
 
@@ -125,8 +125,8 @@ def _torch(bench: PlanBench, rows: int) -> Iterator[object]:
     from torch.utils.data import DistributedSampler
 
     table: Any = range(rows)
-    yield
-    indices = iter(DistributedSampler(table, num_replicas=1, rank=0))
+    yield None
+    indices: Iterator[int] = iter(DistributedSampler(table, num_replicas=1, rank=0))
     yield next(indices)
     while True:
         yield list(itertools.islice(indices, bench.batch))
