@@ -47,6 +47,17 @@ def ray_cluster(cluster) -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models so small are slower on several, and much slower where other processes compute beside them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory) -> Path:
     """Three small generated videos of moving shapes."""

@@ -14,7 +14,9 @@ that name is whole or does not exist. `newest` verifies and falls back to an old
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +26,14 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from marey.clips.table import sync_directory
+from marey.clips.table import sync_directory, write_atomically
 from marey.config import Config
 from marey.engine.strategy import TrainState
 from marey.errors import CheckpointError
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
+FENCE = "writer"  # who may write here
 SHARD_BYTES = 2 * 2**30  # most bytes of one weights file
 
 
@@ -39,6 +42,10 @@ class CheckpointConfig(Config):
 
     every: int = Field(500, gt=0)
     """Steps from one checkpoint to the next; the last step is always saved."""
+    minutes: float | None = Field(None, gt=0)
+    """Also save when so long has passed since the last one; none: by steps alone."""
+    wait: bool = False
+    """Let training wait until a checkpoint is written; false: it waits only for the copy that is then written."""
     keep_last: int = Field(2, gt=0)
     """Newest checkpoints that are kept, beside the best."""
     keep_best: Literal["loss", "top1", "none"] = "loss"
@@ -55,8 +62,27 @@ class Saved:
     state: Mapping[str, Any]
 
 
-def save(directory: Path, state: TrainState, facts: Mapping[str, Any]) -> Saved:
-    """Write checkpoint ``directory/<step>``; ``facts`` (with "step") become its state.json. Raises `OSError`."""
+def take_over(directory: Path) -> str:
+    """Become the only writer of a run's checkpoints; what `save` then asks for. Whoever was it before is cut off."""
+    directory.mkdir(parents=True, exist_ok=True)
+    holder = f"process {os.getpid()} on {socket.gethostname()} {secrets.token_hex(8)}"
+    write_atomically(directory / FENCE, holder.encode())
+    return holder
+
+
+def _check_holder(directory: Path, holder: str) -> None:
+    now = (directory / FENCE).read_text()
+    if now != holder:
+        raise CheckpointError(
+            f"{directory}: {now.rsplit(' ', 1)[0]} has taken this run over meanwhile; this process writes no more to it"
+        )
+
+
+def save(directory: Path, state: TrainState, facts: Mapping[str, Any], holder: str | None = None) -> Saved:
+    """Write checkpoint ``directory/<step>``; ``facts`` (with "step") become its state.json. Raises `OSError`.
+
+    ``holder``: what `take_over` gave; `CheckpointError` and no checkpoint if another has taken over since.
+    """
     step = int(facts["step"])
     final = directory / f"{step:012d}"
     temporary = directory / f".writing-{step:012d}-{os.getpid()}"
@@ -64,6 +90,8 @@ def save(directory: Path, state: TrainState, facts: Mapping[str, Any]) -> Saved:
     temporary.mkdir(parents=True)
     try:
         _write_files(temporary, state, facts)
+        if holder is not None:
+            _check_holder(directory, holder)
         _commit(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

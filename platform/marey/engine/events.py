@@ -89,18 +89,22 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Saving:
-    """Before a checkpoint is written."""
+    """Before the state is copied for a checkpoint."""
 
     clock: Clock
 
 
 @dataclass(frozen=True)
 class CheckpointWritten:
-    """After a checkpoint was committed."""
+    """After a checkpoint was committed, which may be some steps after it was begun."""
 
     clock: Clock
+    """When it was begun."""
     path: Path
     seconds: float
+    """Of writing it; on rank 0."""
+    stall: float
+    """Of these and of copying the state, seconds that training waited."""
     last: dict[str, float] = field(default_factory=dict)
     """Of each metric the last; of the training loss its mean since the checkpoint before."""
     best: dict[str, float] = field(default_factory=dict)

@@ -47,7 +47,7 @@ class Progress:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
             _say(f"validation at step {event.clock.step}  {shown}  ({event.seconds:.1f} s)")
         elif isinstance(event, CheckpointWritten):
-            _say(f"checkpoint {event.path} ({event.seconds:.1f} s)")
+            _say(f"checkpoint {event.path} ({event.seconds:.1f} s, of which training waited {event.stall:.2f} s)")
         elif isinstance(event, Ended):
             _say(f"done: {event.clock.step} steps, {event.clock.epoch:.2f} epochs")
 
@@ -90,7 +90,11 @@ class Tracking:
         elif isinstance(event, Saving):
             self.tracker.flush()  # a run that resumes from this checkpoint must not miss a step before it
         elif isinstance(event, CheckpointWritten):
-            self.tracker.metrics(event.clock.step, {"system/checkpoint_seconds": event.seconds})
+            self.tracker.metrics(event.clock.step, _cost(event))
+
+
+def _cost(event: CheckpointWritten) -> dict[str, float]:
+    return {"system/checkpoint_seconds": event.seconds, "system/checkpoint_stall_seconds": event.stall}
 
 
 def _numbers(event: Stepped) -> dict[str, float]:

@@ -15,7 +15,7 @@ from marey.clips.loader import FeedOrder
 from marey.engine import checkpoint
 from marey.engine.checkpoint import CheckpointConfig, Saved
 from marey.engine.evaluate import Feed, evaluate, per_source
-from marey.engine.events import Clock, Ended, Evaluated, Hook, Saving, Started, Stepped, emit
+from marey.engine.events import Clock, Ended, Evaluated, Event, Hook, Saving, Started, Stepped, emit
 from marey.engine.keeper import Keeper
 from marey.engine.optim import Schedule
 from marey.engine.strategy import StepResult, Strategy
@@ -60,7 +60,8 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
     keeper = Keeper(job.directory, job.checkpoint, strategy, saved)
     emit(hooks, Started(clock, saved.step if saved else None, strategy, keeper.best))
     accumulation = job.order.batch // strategy.world // job.order.micro_batch
-    with closing(job.feed(job.order, clock.step, job.total_steps, strategy.rank, strategy.world)) as batches:
+    feed = job.feed(job.order, clock.step, job.total_steps, strategy.rank, strategy.world)
+    with closing(keeper), closing(feed) as batches:
         while not clock.done:
             began = time.perf_counter()
             micro_batches = [next(batches) for _ in range(accumulation)]
@@ -71,35 +72,32 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
             clock = clock.tick()
             seconds = time.perf_counter() - began
             decode = sum(batch.decode_seconds for batch in micro_batches)
-            costs = strategy.gather([waited, decode])
-            emit(hooks, _stepped(clock, result, lr, seconds, costs, strategy))
+            told = strategy.gather([waited, decode, keeper.landed(), keeper.overdue()])
+            waits, decodes, landed, overdue = (list(column) for column in zip(*told, strict=True))
+            emit(hooks, _stepped(clock, result, lr, seconds, (max(waits), sum(decodes)), strategy))
             keeper.stepped(result.loss)
+            _emit_all(hooks, keeper.finish(wait=False) if any(landed) else [])
             if job.validation is not None and (clock.done or clock.step % job.validation.every == 0):
                 evaluated = _validate(job, strategy, clock, keeper)
                 emit(hooks, evaluated)
-            if clock.done or keeper.due(clock):
+            if clock.done or keeper.due(clock) or any(overdue):
                 emit(hooks, Saving(clock))
-                emit(hooks, keeper.save(clock, _facts(job, clock)))
+                _emit_all(hooks, keeper.save(clock, _facts(job, clock)))
+        _emit_all(hooks, keeper.finish())
     emit(hooks, Ended(clock))
     return clock
 
 
+def _emit_all(hooks: Sequence[Hook], events: Sequence[Event]) -> None:
+    for event in events:
+        emit(hooks, event)
+
+
 def _stepped(
-    clock: Clock, result: StepResult, lr: float, seconds: float, costs: list[list[float]], strategy: Strategy
+    clock: Clock, result: StepResult, lr: float, seconds: float, data: tuple[float, float], strategy: Strategy
 ) -> Stepped:
-    """``costs``: of each worker the seconds it waited for data, and those of the processors that decoded it."""
-    waited, decode = (list(one) for one in zip(*costs, strict=True))
-    return Stepped(
-        clock=clock,
-        loss=result.loss,
-        metrics=result.metrics,
-        lr=lr,
-        grad_norm=result.grad_norm,
-        seconds=seconds,
-        data_seconds=max(waited),
-        decode_seconds=sum(decode),
-        strategy=strategy,
-    )
+    """``data``: seconds that the slowest worker waited for it, and processor seconds that decoded it."""
+    return Stepped(clock, result.loss, result.metrics, lr, result.grad_norm, seconds, *data, strategy)
 
 
 def _validate(job: Fit, strategy: Strategy, clock: Clock, keeper: Keeper) -> Evaluated:
