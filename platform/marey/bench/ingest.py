@@ -93,7 +93,8 @@ def run(bench: IngestBench, console: Console) -> list[Row]:
         job, stored = _prepare(bench, Path(folder))
         ingest_report.show_setting(job, stored, console)
         feeders = _feeders(bench, job, rows)
-        for _ in range(bench.rounds):
+        for number in range(bench.rounds):
+            console.print(f"round {number + 1} of {bench.rounds}", highlight=False)
             for row in rows:
                 if row.failure is None:
                     _measure(row, feeders[row.name])
