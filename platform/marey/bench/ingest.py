@@ -162,8 +162,11 @@ def _write(python: Path, name: str, job: Path) -> str | None:
     if not python.exists():
         return f"`make bench-env` installs it ({python} is not there)"
     command = [str(python), "-P", ingest_peers.__file__, "write", name, str(job)]
+    environment = {**os.environ, "TMPDIR": str(job.parent)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_WRITE_SECONDS, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_WRITE_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"writing its files took more than {_WRITE_SECONDS} s"
     if done.returncode:

@@ -1,7 +1,9 @@
 """One turn of a row of `marey.bench.ingest`: start its program, take its answers, measure its processes."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -15,6 +17,7 @@ from marey.bench.processes import Processes
 
 _LIMIT_SECONDS = 1200
 """A turn that takes longer is ended."""
+_END_SECONDS = 30
 
 
 class Failed(Exception):
@@ -60,7 +63,7 @@ def take_turn(feeder: Feeder) -> Turn:
             env=_environment(short),
             start_new_session=True,
         )
-        limit = threading.Timer(_LIMIT_SECONDS, process.kill)
+        limit = threading.Timer(_LIMIT_SECONDS, _kill, [process.pid])
         limit.start()
         try:
             with process, Processes(process.pid) as processes:
@@ -88,16 +91,23 @@ def _follow(process: "subprocess.Popen[str]", processes: Processes) -> Turn:
     wall, cpu = time.perf_counter() - begun, processes.seconds() - spent
     processes.look_at_memory()
     process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # time to let go of shared memory
+        process.wait(_END_SECONDS)
     brought = [warm["rows"], measured["rows"]]
     return Turn(wall, cpu, processes.peak_bytes, idle, start_wall, start_cpu, spent + cpu, brought, measured["sums"])
 
 
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
 def _environment(folder: str) -> dict[str, str]:
-    """For a cluster of its own, whatever others run on this host, and without threads that spin for work."""
+    """For a cluster of its own, and loaders' locks and caches of their own, whatever others run on this host."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     sources = str(Path(marey.__file__).parents[1])
     ray = {"RAY_ADDRESS": "local", "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
-    return {**kept, **ray, "PYTHONPATH": sources}
+    return {**kept, **ray, "PYTHONPATH": sources, "TMPDIR": folder}
 
 
 def _reason(errors: Any, code: int) -> str:
