@@ -89,13 +89,13 @@ def run(bench: DecodeBench, console: Console) -> dict[tuple[int, int], list[Row]
             f"strides={list(bench.strides)}: a clip is longer than frames={bench.frames}; give more frames"
         )
     console.print(f"{cpu_name()}, one thread, processor time", highlight=False)
-    film, tables = _film(bench), {}
+    original, tables = film(bench.video, bench.frames, bench.short_side), {}
     python = bench.peers or Path(__file__).parents[3] / ".bench/bin/python"
     peers = _peers(python, console)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for gop in GOPS:
             path = Path(folder, f"gop{gop}.mp4")
-            encode(film, path, gop)
+            encode(original, path, gop)
             rows = [*_ours(path), *(_peer(name, python, path, stack) for name in peers)]
             for stride in bench.strides:
                 tables[gop, stride] = measure(rows, bench, stride)
@@ -122,24 +122,24 @@ def measure(rows: Sequence[Row], bench: DecodeBench, stride: int) -> list[Row]:
     return fresh
 
 
-def encode(film: np.ndarray, path: Path, gop: int) -> None:
+def encode(pictures: np.ndarray, path: Path, gop: int) -> None:
     """Frames uint8 [T, H, W, 3] as people have them: H.264, three B-frames, CRF 23."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=30, options={"crf": "23", "g": str(gop), "keyint_min": str(gop)})
-        stream.height, stream.width = film.shape[1:3]
+        stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for picture in film:
+        for picture in pictures:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         out.mux(stream.encode(None))
 
 
-def _film(bench: DecodeBench) -> np.ndarray:
-    """The frames, uint8 [T, H, W, 3], of even size."""
-    frames = list(_read_film(bench.video, bench.frames) if bench.video else _drawn(bench.frames, bench.short_side))
-    if len(frames) < bench.frames:
-        raise ConfigError(f"video={bench.video}: has {len(frames)} frames; give a longer one, or frames={len(frames)}")
+def film(video: Path | None, count: int, short_side: int) -> np.ndarray:
+    """The first ``count`` frames of ``video``, or as many that are drawn: uint8 [T, H, W, 3], of even size."""
+    frames = list(_read_film(video, count) if video else _drawn(count, short_side))
+    if len(frames) < count:
+        raise ConfigError(f"video={video}: has {len(frames)} frames; give a longer one, or frames={len(frames)}")
     height, width = frames[0].shape[:2]
-    scale = bench.short_side / min(height, width)
+    scale = short_side / min(height, width)
     size = (round(width * scale / 2) * 2, round(height * scale / 2) * 2)
     pictures = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames)
     return np.stack([picture.reformat(*size, interpolation="BICUBIC").to_ndarray() for picture in pictures])

@@ -24,14 +24,17 @@ class OtherWork:
 
     def warning(self) -> str | None:
         """What to tell the reader if others kept the machine busy; None if they did not, or it cannot be told."""
-        others, wall = (now - then for now, then in zip(self._now(), self.start, strict=True))
-        cores = others / max(wall, 1e-9)
-        if cores < _BUSY:
+        if (cores := self.cores()) < _BUSY:
             return None
         return (
             f"other work took {cores:.1f} of {os.cpu_count()} cores meanwhile, which disturbs wall times;\n"
             "clock=cpu threads=1 is steadier"
         )
+
+    def cores(self, children: float = 0.0) -> float:
+        """Cores that others kept busy; ``children``: seconds of processor time of this process's own children."""
+        others, wall = (now - then for now, then in zip(self._now(), self.start, strict=True))
+        return (others - children) / max(wall, 1e-9)
 
     def _now(self) -> tuple[float, float]:
         """(seconds of others, wall seconds)."""
