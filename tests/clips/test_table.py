@@ -77,7 +77,7 @@ def test_row_groups_are_small_and_payloads_are_not_compressed_again(table: ClipT
 def test_large_payloads_make_smaller_row_groups(tmp_path: Path) -> None:
     writer = PartWriter(tmp_path / "data/a.parquet")
     row = make_row(0)
-    heavy = to_arrow([ClipRow(**{**row.__dict__, "payload": bytes(3 << 20)})] * 4)
+    heavy = to_arrow([ClipRow(**{**row.__dict__, "payload": bytes(400 << 10)})] * 4)
     writer.add(heavy)
     writer.commit()
     assert pq.ParquetFile(tmp_path / "data/a.parquet").metadata.num_row_groups == 2

@@ -1,7 +1,7 @@
 """Several clip tables as one: their rows one table after the other, their sources under the tables' names."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from marey.clips.row import ClipRow
 from marey.clips.table import ClipTable, Manifest, PartFile, open_table
 from marey.errors import ClipError
 
@@ -39,13 +38,10 @@ class JoinedTable(ClipTable):
             raise ClipError(self.manifest.disagreement)
         return super().class_names()
 
-    def read(self, indices: Sequence[int]) -> list[ClipRow]:
-        """See `ClipTable.read`."""
+    def _rows(self, indices: Sequence[int]) -> Iterator[pa.Table]:
         owners = self.sections(np.asarray(indices, np.int64)).tolist()
-        return [
-            replace(row, source_id=f"{self.manifest.names[owner]}/{row.source_id}")
-            for row, owner in zip(super().read(indices), owners, strict=True)
-        ]
+        for row, owner in zip(super()._rows(indices), owners, strict=True):
+            yield self._called(row, self.manifest.names[owner])
 
     def sections(self, rows: np.ndarray) -> np.ndarray:
         """See `ClipTable.sections`."""
@@ -54,11 +50,14 @@ class JoinedTable(ClipTable):
 
     def _read_part(self, number: int, names: Sequence[str]) -> pa.Table:
         found = super()._read_part(number, names)
-        if "source_id" not in names:
-            return found
-        owner = self.manifest.names[self.manifest.owners[number]]
-        called = pc.binary_join_element_wise(owner, found.column("source_id"), "/")
-        return found.set_column(found.column_names.index("source_id"), "source_id", called)
+        return self._called(found, self.manifest.names[self.manifest.owners[number]])
+
+    def _called(self, rows: pa.Table, owner: str) -> pa.Table:
+        """Rows with the name of their table before those of their sources."""
+        if "source_id" not in rows.column_names:
+            return rows
+        called = pc.binary_join_element_wise(owner, rows.column("source_id"), "/")
+        return rows.set_column(rows.column_names.index("source_id"), "source_id", called)
 
 
 def open_tables(paths: Sequence[Path | str]) -> ClipTable:

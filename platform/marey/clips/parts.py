@@ -30,7 +30,7 @@ CHUNK_BYTES = 64 << 20
 FEWEST_CHUNKS = 8
 # Random access reads whole row groups: keep them small.
 _GROUP_ROWS = 16
-_GROUP_BYTES = 4 << 20
+_GROUP_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class PartWriter:
         )
 
     def add(self, rows: pa.Table) -> None:
-        """Append rows; they reach the file in groups of at most 16 rows, closed at 4 MiB."""
+        """Append rows; they reach the file in groups of at most 16 rows, closed at 1 MiB."""
         for number in range(rows.num_rows):
             self._pending.append(rows.slice(number, 1))
             if len(self._pending) >= _GROUP_ROWS or sum(row.nbytes for row in self._pending) >= _GROUP_BYTES:

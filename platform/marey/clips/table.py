@@ -237,10 +237,18 @@ class ClipTable:
 
     def read(self, indices: Sequence[int]) -> list[ClipRow]:
         """The rows with these numbers, in this order; only their row groups are read."""
+        return [from_arrow(row)[0] for row in self._rows(indices)]
+
+    def read_arrow(self, indices: Sequence[int]) -> pa.Table:
+        """`read`, as a table of `marey.clips.row.SCHEMA`."""
+        return pa.concat_tables(self._rows(indices)) if len(indices) else SCHEMA.empty_table()
+
+    def _rows(self, indices: Sequence[int]) -> Iterator[pa.Table]:
+        """Each row by itself; a slice of a row group, which stays in memory as long as it does."""
         wrong = [index for index in indices if not 0 <= index < len(self)]
         if wrong:
             raise ClipError(f"{self.path}: no rows {wrong[:5]}; it holds rows 0 to {len(self) - 1}")
-        return [from_arrow(self._groups.row(self._number(index)))[0] for index in indices]
+        return (self._groups.row(self._number(index)) for index in indices)
 
     def column(self, name: str) -> list[Any]:
         """One light column of all rows, in order, without loading any payload."""

@@ -18,8 +18,7 @@ from ray.data.block import BlockMetadata
 
 from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder, decoded, distinct_rows
-from marey.clips.row import ClipRow, from_arrow, to_arrow
-from marey.clips.table import ClipTable
+from marey.clips.row import ClipRow, from_arrow
 
 ROWS_PER_TASK = 64  # about; a read task covers whole forward passes
 ROWS_PER_DATASET = 512  # about; a worker holds two datasets' rows, encoded
@@ -30,14 +29,16 @@ class PlanSource(Datasource):
 
     def __init__(self, order: FeedOrder, passes: list[list[int]]) -> None:
         super().__init__()
-        # Where the rows lie, and nothing of the order: what is sent does not grow with the table.
-        self.located = [order.table.located(rows) for rows in passes]
+        # Where the rows lie, and nothing of the order: what is sent does not grow with the table. One table for all
+        # passes, so that a task opens its files, and keeps row groups, once.
+        self.table, _ = order.table.located([])
+        self.passes = [order.table.located(rows)[1] for rows in passes]
         self.per_task = max(1, ROWS_PER_TASK // max(1, max(map(len, passes))))
 
     @property
     def num_tasks(self) -> int:
         """Read tasks that cover all passes."""
-        return -(-len(self.located) // self.per_task)
+        return -(-len(self.passes) // self.per_task)
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown; Ray then plans by number of tasks."""
@@ -47,17 +48,17 @@ class PlanSource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
         """One task for every ``per_task`` passes, whatever parallelism Ray has in mind."""
-        firsts = range(0, len(self.located), self.per_task)
-        return [self._task(self.located[first : first + self.per_task]) for first in firsts]
+        firsts = range(0, len(self.passes), self.per_task)
+        return [self._task(self.passes[first : first + self.per_task]) for first in firsts]
 
-    def _task(self, located: list[tuple[ClipTable, list[int]]]) -> ReadTask:
+    def _task(self, passes: list[list[int]]) -> ReadTask:
+        table = self.table
+
         def read() -> Iterable[pa.Table]:
-            for table, rows in located:
-                yield to_arrow(table.read(rows))
+            for rows in passes:
+                yield table.read_arrow(rows)
 
-        return ReadTask(
-            read, BlockMetadata(num_rows=sum(len(rows) for _, rows in located), size_bytes=None, exec_stats=None)
-        )
+        return ReadTask(read, BlockMetadata(num_rows=sum(map(len, passes)), size_bytes=None, exec_stats=None))
 
 
 def feed(
