@@ -13,6 +13,7 @@ from marey.errors import ConfigError, MareyError
 from marey.experiment import FleetConfig, Prediction
 from marey.experiment.comparison import compare as read_comparison
 from marey.experiment.comparison import find_run
+from marey.experiment.scoring import Choice
 from marey.tracking.delivery import read_place
 from marey.tracking.links import compare_url, ui_command
 
@@ -78,6 +79,40 @@ def compare(words: Annotated[list[str], typer.Argument(help="Names or folders of
     place, link = read_place(folders[0]), compare_url(folders)
     if place is not None and link is not None:
         print(f"\nto look     {ui_command(place.uri) or place.uri}\nthen open   {link}")
+
+
+checkpoints = typer.Typer(help="Look at, check and export what runs have saved.", no_args_is_help=True)
+app.add_typer(checkpoints, name="checkpoint")
+Where = Annotated[str, typer.Argument(help="A run's name or folder, or a checkpoint's folder.")]
+Words = Annotated[list[str] | None, typer.Argument(help="results=DIR: where runs are looked for.")]
+
+
+@checkpoints.command("show")
+def show_checkpoints(where: Where, words: Words = None) -> None:
+    """List checkpoints: step, epoch, size, loss, whether they are whole, and what they are of."""
+    from marey.launch.checkpoints import show
+
+    show(where, override(Choice(), words or []).results)
+
+
+@checkpoints.command("verify")
+def verify_checkpoints(where: Where, words: Words = None) -> None:
+    """Read every byte of the checkpoints and compare it with their hashes."""
+    from marey.launch.checkpoints import verify
+
+    verify(where, override(Choice(), words or []).results)
+
+
+@checkpoints.command("export")
+def export_checkpoint(
+    where: Where,
+    file: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    words: Annotated[list[str] | None, typer.Argument(help="weights=last instead of the best; results=DIR.")] = None,
+) -> None:
+    """Write the weights as one safetensors file, which says of itself which model it is of."""
+    from marey.launch.checkpoints import export
+
+    export(where, file.absolute(), override(Choice(), words or []))
 
 
 def _sorted(words: list[str]) -> tuple[list[str], list[str]]:

@@ -115,9 +115,13 @@ def read_weights(path: str) -> dict[str, Tensor]:
     Raises `WeightsError` for a file that holds anything else than tensors and plain values.
     """
     if path.endswith(".safetensors"):
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise WeightsError(f"{path}: is no whole safetensors file ({error})") from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -13,19 +13,24 @@ from marey.experiment.paths import AbsolutePath, default_results
 from marey.tracking.mlflow import TrackingConfig
 
 
-class Scoring(Config):
+class Choice(Config):
+    """Which of a run's weights, and where runs are."""
+
+    weights: Literal["best", "last"] = "best"
+    """Of a run: the checkpoint that was best in its validations, or the last."""
+    results: AbsolutePath = Field(default_factory=default_results)
+    """Where runs and tables are kept; $MAREY_HOME, else ~/marey."""
+
+
+class Scoring(Choice):
     """What evaluation and prediction have in common."""
 
     model: str | None = None
     """A run's name or folder, a checkpoint, a .safetensors or PyTorch file."""
-    weights: Literal["best", "last"] = "best"
-    """Of a run: the checkpoint that was best in its validations, or the last."""
     backbone: Annotated[SerializeAsAny[BackboneConfig], BeforeValidator(zoo.from_setting)] | None = None
     """Only for a file of weights: which model they are of (for a run, its own)."""
     clips: SamplingConfig | None = None
     """Which frames make a clip; none: as in the run's training."""
-    results: AbsolutePath = Field(default_factory=default_results)
-    """Where runs and tables are kept; $MAREY_HOME, else ~/marey."""
     views: ViewConfig = ViewConfig()
     """Clips and crops of each row, whose probabilities are averaged."""
     batch: int = Field(8, gt=0)

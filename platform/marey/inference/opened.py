@@ -13,6 +13,7 @@ from marey.backbones.base import BackboneConfig
 from marey.backbones.weights import read_weights
 from marey.engine import checkpoint
 from marey.errors import CheckpointError, ConfigError
+from marey.inference.exported import read_header
 
 Which = Literal["best", "last"]
 FILES = (".safetensors", ".pth", ".pt", ".pyth", ".bin", ".ckpt")
@@ -27,7 +28,7 @@ class Opened:
     weights: Mapping[str, Tensor]
     """Under the model's own names, or the authors' in a published file."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the run, nested; empty for a file."""
+    """Settings of the run, nested; of an exported file its model's and its clips', of another one none."""
     classes: tuple[str, ...] = ()
     """Names of the classes, by index."""
     step: int | None = None
@@ -35,7 +36,7 @@ class Opened:
 
     @property
     def backbone(self) -> BackboneConfig | None:
-        """The model that was trained; None for a file."""
+        """The model that was trained; None for a file that does not say."""
         tree = self.settings.get("backbone")
         return None if tree is None else zoo.from_setting(tree)
 
@@ -59,7 +60,9 @@ def open_weights(where: str, results: Path, which: Which = "best") -> Opened:
     if path.suffix in FILES:
         if not path.is_file():
             raise CheckpointError(f"{where}: no such file")
-        return Opened(path, _of_model(read_weights(str(path))))
+        weights = _of_model(read_weights(str(path)))
+        told = read_header(path) if path.suffix == ".safetensors" else {}
+        return Opened(path, weights, told.get("settings", {}), tuple(told.get("classes", ())), told.get("step"))
     if (path / checkpoint.MANIFEST).is_file():
         return _opened(checkpoint.verify(path))
     run = path if (path / "checkpoints").is_dir() else results / "runs" / where
