@@ -266,7 +266,7 @@ class TorchStrategy(Strategy):
 
 def weights_of(recipe: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in recipe.state_dict().items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in recipe.state_dict().items()}
 
 
 def moments_of(
@@ -276,7 +276,7 @@ def moments_of(
     moments, count = {}, 0
     for name, parameter in parameters.items():
         if state := optimizer.state.get(parameter):
-            moments[name] = {key: state[key].detach().cpu().clone() for key in keys}
+            moments[name] = {key: state[key].detach().to("cpu", copy=True) for key in keys}
             count = int(state.get("step", 0))
     return moments, count
 
@@ -299,7 +299,7 @@ def copied(ema: Ema | None) -> tuple[dict[str, Tensor], int]:
     """Averages on the CPU, and how many steps they are of."""
     if ema is None:
         return {}, 0
-    return {name: average.cpu().clone() for name, average in ema.averages.items()}, ema.updates
+    return {name: average.to("cpu", copy=True) for name, average in ema.averages.items()}, ema.updates
 
 
 def load_ema(ema: Ema | None, state: TrainState, live: dict[str, Tensor]) -> None:

@@ -118,14 +118,14 @@ class DeepSpeedStrategy(Strategy):
 
         self._link_moments()
         started = any(self.moments[0] in state for state in self._inner().state.values())
-        state = TrainState({name: buffer.cpu().clone() for name, buffer in self._buffers()})
+        state = TrainState({name: buffer.to("cpu", copy=True) for name, buffer in self._buffers()})
         for name, parameter in self.parameters.items():
             whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad else _gathered(parameter)
             moments = {key: safe_get_full_optimizer_state(parameter, key) for key in self.moments} if started else {}
             if self.rank == 0:
-                state.weights[name] = whole.detach().cpu().float().clone()
+                state.weights[name] = whole.detach().to("cpu", torch.float32, copy=True)
                 if moments and parameter.requires_grad:
-                    state.moments[name] = {key: moment.detach().cpu().clone() for key, moment in moments.items()}
+                    state.moments[name] = {key: moment.detach().to("cpu", copy=True) for key, moment in moments.items()}
         state.optimizer_steps = self._counted() if started else 0
         state.ema, state.ema_updates = self._whole_ema()
         return state if self.rank == 0 else TrainState({})
