@@ -306,6 +306,8 @@ def test_settings_hold_a_uri_as_it_was_given(store: Store) -> None:
     several = override(training, [f"tables=['{uri}', /local//one/]", "shares=[1, 2]"])
     assert several.tables == (uri, "/local/one")
     assert uri in to_yaml(several)
+    with pytest.raises(ConfigError, match=r"tables=.*put quotes around a text that holds a question mark"):
+        override(training, [f"tables=[{uri}, /local]"])
     assert Training(table=Path("/a/b"), backbone={"name": "videomae_v2_tiny_pretrain"}).table == "/a/b"
 
 
