@@ -337,3 +337,15 @@ def test_what_is_wrong_with_the_videos_is_listed_at_the_uri_too(store: Store, tm
         prepare_all(find_sources(tmp_path / "videos"), FAST, store.uri("bad"), 1.0, isolate=False)
     assert b"sound.mp4" in store.read("bad/quarantine-report.csv")
     assert "manifest.json" not in store.objects("bad")
+
+
+@pytest.mark.parametrize("uri", ["fsspec+memory://tables/{}", "fsspec+file://{}"])
+def test_other_stores_take_tables_too(made, videos: Path, tmp_path: Path, uri: str) -> None:
+    place = uri.format(f"{tmp_path}/table")
+    prepare_at(place, videos)
+    prepare_at(place, videos)
+    remote = open_table(place)
+    verify(remote)
+    assert remote.fingerprint == open_table(made[0]).fingerprint
+    assert remote.read([4, 0]) == open_table(made[0]).read([4, 0])
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]

@@ -1,8 +1,8 @@
 """Where a clip table lies: a folder, or what `pyarrow.fs` reaches by a URI (S3, Google, Azure, HDFS).
 
 A `Place` is a `Path` or a `Remote`. Both join with ``/``, have a ``name`` and show as a person would type them; the
-functions here do to either what a table needs. A file is written whole or not at all: a folder renames it into
-place, a store shows an object when its upload is complete.
+functions here do to either what a table needs. A file is written whole or not at all: an object store shows it when its
+upload is complete, anywhere else it is renamed into place.
 """
 
 import io
@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,6 +26,7 @@ from marey.errors import ClipError
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs", "hf", "file")
 _BUCKETS = ("s3", "gs", "gcs")
+_OBJECTS = (*_BUCKETS, "abfs", "abfss", "hf")  # where a file appears when it is closed, and folders need not be made
 _SECRET = re.compile(r"secret|password|token|signature|^sig$|account_key", re.IGNORECASE)
 _AT_ONCE = 16  # requests of one reader: each waits for the network, not for a processor
 _STREAM_BYTES = 8 << 20
@@ -36,13 +38,13 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _CREDENTIALS = (
-    "credentials come from the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the "
-    "machine's role)"
+    "credentials come from the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for "
+    "Google GOOGLE_APPLICATION_CREDENTIALS; or the machine's role)"
 )
 _ADVICE = (
     (
         r"access.?denied|invalid_?access_?key|signature|response code 40[13]|permission.?denied|forbidden"
-        r"|unauthori[sz]ed|unauthenticated|expired|credential",
+        r"|unauthori[sz]ed|unauthenticated|expired|credential|access token",
         f"{_CREDENTIALS}, on every node; see that they are there, valid, and may list, read and, to prepare, write",
     ),
     (r"no_such_bucket|nosuchbucket|bucket.*(not found|not exist)", "make the bucket first, or mend its name"),
@@ -244,10 +246,17 @@ def write(file: Place, content: bytes | pa.Buffer) -> None:
         write_atomically(file, bytes(content))
         return
     system, path = _reach(file)
+    folder, _, name = path.rpartition("/")
+    renamed = urlsplit(file.root).scheme not in _OBJECTS
+    written = f"{folder}/.{name}.{uuid4().hex}.tmp" if renamed else path
     try:
+        if renamed:
+            system.create_dir(folder)
         # In one call: a stream that is let go half-way completes its upload with what it has.
-        with system.open_output_stream(path) as stream:
+        with system.open_output_stream(written) as stream:
             stream.write(content)
+        if renamed:
+            system.move(written, path)
     except FAULTS as error:
         raise _refused(file, "cannot be written", error) from None
 
