@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def made(videos: Path, store: Store, tmp_path_factory) -> tuple[Path, dict[str, 
 @pytest.fixture
 def name(store: Store, made: tuple[Path, dict[str, bytes]], request: pytest.FixtureRequest) -> str:
     """A table of a test's own in the bucket."""
-    own = f"tables/{request.node.name.partition('[')[0]}{abs(hash(request.node.name))}"
+    own = f"tables/{re.sub('[^a-z_]', '', request.node.name)}"
     for path, content in made[1].items():
         store.put(f"{own}/{path}", content)
     return own
@@ -194,6 +195,9 @@ def test_flipped_bits_are_found_when_read_and_when_verified(store: Store, name: 
         verify(spoilt)
     with pytest.raises(ClipError, match=rf"s3://clips/{path}\S*: row group 0 is damaged"):
         spoilt.read(range(len(spoilt)))
+    store.delete(path)
+    with pytest.raises(ClipError, match=rf"s3://clips/{path}\S*: is missing"):
+        verify(spoilt)
 
 
 def test_a_row_costs_three_requests_and_a_second_one_of_its_file_one(

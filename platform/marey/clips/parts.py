@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from marey.clips.datasets import Source
 from marey.clips.frames import stamp_pictures
 from marey.clips.location import FAULTS, Place, Remote, open_parquet, read_bytes, size, sync_directory, write
+from marey.clips.part_file import PartFile, describe, read
 from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, Quarantined
 from marey.clips.storage import ClipStorage
-from marey.clips.table import HEAVY_COLUMNS, PartFile, describe
+from marey.clips.table import HEAVY_COLUMNS
 from marey.config import to_tree
 from marey.errors import ClipError
 
@@ -128,8 +129,8 @@ def finished(chunk: Chunk, storage: ClipStorage, table_dir: Place) -> ChunkRepor
 def report(chunk: Chunk, table_dir: Place, data: str, quarantine: str) -> ChunkReport:
     """Measure a finished pair of files."""
     described = describe(table_dir, data), describe(table_dir, quarantine)
-    times = open_parquet(table_dir / data).read(columns=["start_s", "end_s"])
-    refused = open_parquet(table_dir / quarantine).read().to_pylist()
+    times = read(table_dir / data, ["start_s", "end_s"])
+    refused = read(table_dir / quarantine).to_pylist()
     return ChunkReport(
         *described,
         videos=len(chunk.sources),

@@ -24,11 +24,11 @@ from marey.clips.location import (
     delete,
     located,
     make_ready,
-    open_parquet,
     size,
     sizes,
     write,
 )
+from marey.clips.part_file import read
 from marey.clips.parts import (
     Chunk,
     ChunkReport,
@@ -267,7 +267,7 @@ def _write_report(root: Place, reports: Iterable[ChunkReport]) -> None:
     writer.writerow(["source_id", "uri", "stage", "reason"])
     for one in reports:
         if one.quarantined:
-            rows = open_parquet(root / one.quarantine.path).read().to_pylist()
+            rows = read(root / one.quarantine.path).to_pylist()
             writer.writerows([_inert(str(value)) for value in row.values()] for row in rows)
     write(root / QUARANTINE_REPORT, text.getvalue().encode())
 

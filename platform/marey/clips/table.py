@@ -19,42 +19,27 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from marey.clips.groups import RowGroups
 from marey.clips.location import (
-    FAULTS,
     Place,
     at_once,
     in_order,
     located,
     missing_bucket,
-    open_parquet,
-    open_stream,
     read_bytes,
-    size,
     sizes,
-    unreachable,
     write,
 )
 from marey.clips.location import sync_directory as sync_directory
 from marey.clips.mapped import gather, slices
+from marey.clips.part_file import PartFile, check, describe, read
 from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, ClipRow, Quarantined, from_arrow
 from marey.errors import ClipError
 
 FORMAT = "marey-clip-table"
 MANIFEST = "manifest.json"
 HEAVY_COLUMNS = ("payload", "flow", "joints", "boxes")
-
-
-@dataclass(frozen=True)
-class PartFile:
-    """One file of a table: path relative to the table, rows, bytes, sha256 of its content."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -71,14 +56,6 @@ class Manifest:
     fingerprint: str = ""
     format: str = FORMAT
     schema_version: int = SCHEMA_VERSION
-
-
-def describe(table_dir: Place, relative: str) -> PartFile:
-    """Measure one Parquet file of a table. Raises `ClipError` naming it where it is not whole."""
-    path = table_dir / relative
-    with open_stream(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return PartFile(relative, _footer(path).metadata.num_rows, size(path) or 0, digest)
 
 
 def publish(
@@ -264,9 +241,9 @@ class ClipTable:
         light = [column for column in SCHEMA.names if column not in HEAVY_COLUMNS]
         if wrong := [name for name in names if name not in light]:
             raise ClipError(f"{wrong[0]!r} is not a light column of a clip table; there are {', '.join(light)}")
-        first, read = 0, partial(self._read_part, names=names)
+        first, found_in = 0, partial(self._read_part, names=names)
         parts = self.manifest.files
-        for part, found in zip(parts, in_order(read, range(len(parts)), self._groups.at_once), strict=True):
+        for part, found in zip(parts, in_order(found_in, range(len(parts)), self._groups.at_once), strict=True):
             if chosen is not None:
                 start, stop = np.searchsorted(chosen, (first, first + part.rows))
                 found = found.take(chosen[start:stop] - first)
@@ -275,13 +252,13 @@ class ClipTable:
                 yield found
 
     def _read_part(self, number: int, names: Sequence[str]) -> pa.Table:
-        return _read(self._place(self.manifest.files[number]), list(names))
+        return read(self._place(self.manifest.files[number]), list(names))
 
     def quarantined(self) -> list[Quarantined]:
         """The sources that gave no rows, with stage and reason."""
         found: list[Quarantined] = []
         for part in self.manifest.quarantine:
-            found += [Quarantined(**record) for record in _read(self._place(part)).to_pylist()]
+            found += [Quarantined(**record) for record in read(self._place(part)).to_pylist()]
         return found
 
 
@@ -299,10 +276,10 @@ def open_table(path: Place | str) -> ClipTable:
     found = sizes(root, [part.path for part in parts])
     schemas = [SCHEMA] * len(manifest.files) + [QUARANTINE_SCHEMA] * len(manifest.quarantine)
 
-    def check(number: int) -> None:
-        _check_part(root / parts[number].path, parts[number], found.get(parts[number].path), schemas[number])
+    def check_one(number: int) -> None:
+        check(root / parts[number].path, parts[number], found.get(parts[number].path), schemas[number])
 
-    for _ in in_order(check, range(len(parts)), at_once([root])):
+    for _ in in_order(check_one, range(len(parts)), at_once([root])):
         pass
     return ClipTable(root, manifest)
 
@@ -318,49 +295,6 @@ def verify(table: ClipTable) -> None:
             )
 
 
-def _check_part(path: Place, part: PartFile, found: int | None, schema: pa.Schema) -> None:
-    if found is None:
-        raise ClipError(f"{path}: named by the manifest but missing; prepare the table again")
-    if found != part.bytes:
-        raise ClipError(
-            f"{path}: {found} bytes, the manifest says {part.bytes}; the file is damaged, prepare the table again"
-        )
-    footer = _footer(path)
-    _check_schema(path, footer.schema_arrow, schema)
-    if footer.metadata.num_rows != part.rows:
-        raise ClipError(f"{path}: {footer.metadata.num_rows} rows, the manifest says {part.rows}; prepare it again")
-
-
 def _overlapping(length: int) -> Iterator[slice]:
     """Slices that share an element with the next one."""
     return (slice(one.start, one.stop + 1) for one in slices(length))
-
-
-def _footer(path: Place) -> pq.ParquetFile:
-    try:
-        return open_parquet(path)
-    except FAULTS as error:
-        raise unreachable(path, error) or ClipError(
-            f"{path}: is not a readable Parquet file ({error}); prepare the table again"
-        ) from None
-
-
-def _read(path: Place, columns: list[str] | None = None) -> pa.Table:
-    try:
-        return _footer(path).read(columns=columns)
-    except FAULTS as error:
-        raise unreachable(path, error) or ClipError(f"{path}: is damaged ({error}); prepare the table again") from None
-
-
-def _check_schema(path: Place, found: pa.Schema, expected: pa.Schema) -> None:
-    missing = [f"misses column {name!r}" for name in expected.names if name not in found.names]
-    extra = [f"has unknown column {name!r}" for name in found.names if name not in expected.names]
-    changed = [
-        f"column {name!r} is {found.field(name).type}, expected {expected.field(name).type}"
-        for name in expected.names
-        if name in found.names and found.field(name).type != expected.field(name).type
-    ]
-    if problems := missing + extra + changed:
-        raise ClipError(
-            f"{path}: {'; '.join(problems)}; not a file of schema version {SCHEMA_VERSION}, prepare the table again"
-        )
