@@ -2,7 +2,7 @@
 
     TABLE/data/*.parquet         rows (`marey.clips.row.SCHEMA`), payload uncompressed, small row groups
     TABLE/quarantine/*.parquet   sources that gave no rows, and why
-    TABLE/finished/*.json        at a URI: what a preparation that goes on need not read again (`marey.clips.parts.upload`)
+    TABLE/finished/*.json        at a URI only: notes of what is done (`marey.clips.parts.upload`)
     TABLE/manifest.json          which of those files are the table: rows, bytes, sha256 of each
 
 The manifest is written last, and is there whole or not at all (`marey.clips.location`): a reader sees the old table or
