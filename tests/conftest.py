@@ -22,6 +22,9 @@ TOKEN.touch(mode=0o600)
 TOKEN.write_text(secrets.token_hex(32))
 os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(TOKEN), "RAY_USAGE_STATS_ENABLED": "0"})
 
+# The S3 server of the tests takes any name: nobody's real credentials are used, and no machine is asked for its role.
+os.environ.update({"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_EC2_METADATA_DISABLED": "true"})
+
 # Shapes in annotations are checked in tests, and only here.
 _hook = install_import_hook(["marey.nn", "marey.backbones", "marey.recipes"], "beartype.beartype")
 
@@ -56,6 +59,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator["object"]:
+    """An S3 server."""
+    from store import Store
+
+    started = Store()
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

@@ -293,4 +293,6 @@ def _explain(kind: type[Config], problem: dict[str, Any]) -> str:
         return f"{path}: must be given"
     if not problem["loc"] or problem["type"] == "value_error":
         return message if message.startswith(path) or not problem["loc"] else f"{path}: {message}"
+    if problem["type"] in ("tuple_type", "list_type") and str(problem["input"]).startswith("["):
+        message += "; in a list put quotes around a text that holds a question mark or a comma"
     return f"{path}={problem['input']!r}: {message[0].lower()}{message[1:]}"

@@ -9,7 +9,9 @@ from marey.clips.datasets import find_sources
 from marey.clips.prepare import ClipStorage, Progress, prepare_all
 from marey.clips.table import open_table, verify
 from marey.errors import ClipError
+from marey.fleet.looks import looks
 from marey.fleet.tables import build_table
+from store import WRITES
 from videos import write_unusable, write_video
 
 FAST = ClipStorage(preset="ultrafast")
@@ -53,3 +55,16 @@ def test_a_failure_on_a_worker_reaches_the_caller(videos: Path, tmp_path: Path) 
     (tmp_path / "table/data").write_text("a file where a folder must be")
     with pytest.raises(ClipError, match=r"table: cannot be written: .*File exists.*what is finished is kept"):
         build_table(find_sources(videos), FAST, tmp_path / "table")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cluster_makes_and_reads_a_table_at_a_uri(videos: Path, store, tmp_path: Path) -> None:
+    sources = find_sources(videos)
+    uri = store.uri("fleet/table")
+    summary = build_table(sources, FAST, uri)
+    assert summary.fingerprint == prepare_all(sources, FAST, tmp_path / "alone", isolate=False).fingerprint
+    table = open_table(uri)
+    verify(table)
+    assert dict(looks(table)) == dict(looks(open_table(tmp_path / "alone")))
+    with store.refusing("AccessDenied", WRITES), pytest.raises(ClipError, match=r"cannot be written: .*credentials"):
+        build_table(sources, FAST, store.uri("fleet/denied"))

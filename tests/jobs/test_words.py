@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from marey.config import override
+from marey.experiment import Description, Training
+from marey.launch import describe, train
 from submitting import SMALL, mlflow_runs, run_script
 
 JOB = "jobs/pretrain_videomae.py"
@@ -93,3 +96,28 @@ def test_a_table_is_described_and_its_card_is_in_mlflow_with_the_data_set(labell
     assert used.dataset.name == labelled.path.name
     assert labelled.fingerprint.startswith(used.dataset.digest)
     assert next(tmp_path.rglob("artifacts/card.html")).read_text() == (tmp_path / "card.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_table_at_a_uri_is_prepared_trained_on_and_described(store, videos: Path, tmp_path: Path):
+    place = f"table={store.uri('jobs/three')}"
+    prepared = run_script("jobs/prepare_clips.py", f"videos={videos}", place, "clips.max_seconds=1", "workers=0")
+    assert prepared.returncode == 0, prepared.stderr
+    assert f"table    {place[6:]}" in prepared.stdout
+    training = Training(backbone={"name": "videomae_v2_tiny_pretrain"})
+    train.run(override(training, [*SMALL, place, f"results={tmp_path}", "fleet.workers=0", "epochs=1"]), [], "own.py")
+    describe.run(override(Description(), [place, f"results={tmp_path}", "workers=0"]))
+    [card] = tmp_path.glob("cards/three-*/card.html")
+    assert place[6:].replace("&", "&amp;") in card.read_text()
+    runs = {run.data.tags["job"]: run for run in mlflow_runs(tmp_path)}
+    assert runs["own"].data.params["table"] == place[6:]
+    assert {run.inputs.dataset_inputs[0].dataset.name for run in runs.values()} == {"three"}
+
+
+@pytest.mark.slow
+def test_a_place_that_cannot_be_reached_ends_without_a_trace(store, videos: Path):
+    words = [f"videos={videos}", f"table={store.uri('three', bucket='nowhere')}", "workers=0"]
+    ended = run_script("jobs/prepare_clips.py", *words)
+    assert ended.returncode == 1
+    assert "there is no bucket 'nowhere'" in ended.stderr
+    assert "Traceback" not in ended.stderr

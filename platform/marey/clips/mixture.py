@@ -1,21 +1,32 @@
 """Several clip tables as one: their rows one table after the other, their sources under the tables' names."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from marey.clips.location import Place, Remote
 from marey.clips.table import ClipTable, Manifest, PartFile, open_table
 from marey.errors import ClipError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class JoinedFile(PartFile):
+    """A file of one of several tables, and where that table lies."""
+
+    root: Place
 
 
 @dataclass(frozen=True)
 class JoinedManifest(Manifest):
-    """What several tables consist of; paths of files are absolute."""
+    """What several tables consist of; their files are `JoinedFile`."""
 
     names: tuple[str, ...] = ()
     """Of the tables; told apart by their whole paths where two have one name."""
@@ -38,15 +49,19 @@ class JoinedTable(ClipTable):
             raise ClipError(self.manifest.disagreement)
         return super().class_names()
 
-    def _rows(self, indices: Sequence[int]) -> Iterator[pa.Table]:
+    def _each(self, indices: Sequence[int], make: Callable[[pa.Table], T]) -> list[T]:
         owners = self.sections(np.asarray(indices, np.int64)).tolist()
-        for row, owner in zip(super()._rows(indices), owners, strict=True):
-            yield self._called(row, self.manifest.names[owner])
+        rows = super()._each(indices, lambda row: row)
+        return [make(self._called(row, self.manifest.names[owner])) for row, owner in zip(rows, owners, strict=True)]
 
     def sections(self, rows: np.ndarray) -> np.ndarray:
         """See `ClipTable.sections`."""
         whole = rows if self._chosen is None else self._chosen[rows]
         return np.searchsorted(np.cumsum(self.manifest.sizes), whole, side="right")
+
+    def _place(self, part: PartFile) -> Place:
+        assert isinstance(part, JoinedFile)
+        return part.root / part.path
 
     def _read_part(self, number: int, names: Sequence[str]) -> pa.Table:
         found = super()._read_part(number, names)
@@ -60,7 +75,7 @@ class JoinedTable(ClipTable):
         return rows.set_column(rows.column_names.index("source_id"), "source_id", called)
 
 
-def open_tables(paths: Sequence[Path | str]) -> ClipTable:
+def open_tables(paths: Sequence[Place | str]) -> ClipTable:
     """The table at the only path, or those at several as one. Raises `ClipError` as `open_table` does."""
     tables = [open_table(path) for path in paths]
     return tables[0] if len(tables) == 1 else join(tables)
@@ -72,8 +87,8 @@ def join(tables: Sequence[ClipTable]) -> JoinedTable:
     classes, disagreement = _classes(tables, names)
     smallest = min(tables, key=lambda one: (one.settings["storage"] == "source", int(one.settings["short_side"])))
     manifest = JoinedManifest(
-        files=[_absolute(table, part) for table in tables for part in table.manifest.files],
-        quarantine=[_absolute(table, part) for table in tables for part in table.manifest.quarantine],
+        files=[_of(table, part) for table in tables for part in table.manifest.files],
+        quarantine=[_of(table, part) for table in tables for part in table.manifest.quarantine],
         rows=sum(table.manifest.rows for table in tables),
         settings=dict(smallest.settings),
         counts={"tables": len(tables)},
@@ -87,13 +102,16 @@ def join(tables: Sequence[ClipTable]) -> JoinedTable:
     return JoinedTable(Path(" + ".join(names)), manifest)
 
 
-def _absolute(table: ClipTable, part: PartFile) -> PartFile:
-    return replace(part, path=str(table.path / part.path))
+def _of(table: ClipTable, part: PartFile) -> PartFile:
+    return JoinedFile(part.path, part.rows, part.bytes, part.sha256, table.path)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def _names(paths: Sequence[Place]) -> list[str]:
     names = [path.name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    # Options of a URI say how to get there, not what is there: rows keep their names without them.
+    return [str(path).partition("?")[0] if isinstance(path, Remote) else str(path) for path in paths]
 
 
 def _classes(tables: Sequence[ClipTable], names: Sequence[str]) -> tuple[list[str], str]:

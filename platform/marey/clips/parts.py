@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 
 from marey.clips.datasets import Source
 from marey.clips.frames import stamp_pictures
+from marey.clips.location import FAULTS, Place, Remote, open_parquet, read_bytes, size, sync_directory, write
+from marey.clips.part_file import PartFile, describe, read
 from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, Quarantined
 from marey.clips.storage import ClipStorage
-from marey.clips.table import HEAVY_COLUMNS, PartFile, describe, sync_directory
+from marey.clips.table import HEAVY_COLUMNS
 from marey.config import to_tree
 from marey.errors import ClipError
 
@@ -106,11 +108,17 @@ def part_paths(name: str) -> tuple[str, str]:
     return f"data/{name}.parquet", f"quarantine/{name}.parquet"
 
 
-def finished(chunk: Chunk, storage: ClipStorage, table_dir: Path) -> ChunkReport | None:
-    """The report of a chunk whose files are there and whole from an earlier run, else None."""
-    data, quarantine = part_paths(chunk.name(storage))
-    # Rows are renamed into place last: where they are, the quarantine is too.
-    if not (table_dir / data).exists():
+def finished(chunk: Chunk, storage: ClipStorage, table_dir: Place) -> ChunkReport | None:
+    """The report of a chunk whose files are there and whole from an earlier run, else None.
+
+    Raises `ClipError` where a URI cannot be reached.
+    """
+    name = chunk.name(storage)
+    if isinstance(table_dir, Remote) and (known := _noted(name, table_dir)) is not None:
+        return known
+    data, quarantine = part_paths(name)
+    # Rows come into place last: where they are, the quarantine is too.
+    if size(table_dir / data) is None:
         return None
     try:
         return report(chunk, table_dir, data, quarantine)
@@ -118,11 +126,11 @@ def finished(chunk: Chunk, storage: ClipStorage, table_dir: Path) -> ChunkReport
         return None
 
 
-def report(chunk: Chunk, table_dir: Path, data: str, quarantine: str) -> ChunkReport:
+def report(chunk: Chunk, table_dir: Place, data: str, quarantine: str) -> ChunkReport:
     """Measure a finished pair of files."""
     described = describe(table_dir, data), describe(table_dir, quarantine)
-    times = pq.read_table(table_dir / data, columns=["start_s", "end_s"], partitioning=None)
-    refused = pq.read_table(table_dir / quarantine, partitioning=None).to_pylist()
+    times = read(table_dir / data, ["start_s", "end_s"])
+    refused = read(table_dir / quarantine).to_pylist()
     return ChunkReport(
         *described,
         videos=len(chunk.sources),
@@ -130,6 +138,37 @@ def report(chunk: Chunk, table_dir: Path, data: str, quarantine: str) -> ChunkRe
         seconds=float(sum(times["end_s"].to_pylist()) - sum(times["start_s"].to_pylist())),
         quarantined=Counter((one["stage"], one["reason"]) for one in refused),
     )
+
+
+def upload(made: ChunkReport, name: str, folder: Path, table_dir: Remote) -> None:
+    """Bring a finished pair of files from a folder of this machine to a table at a URI, and a note of what they are.
+
+    The note spares whoever goes on later reading the files again: ``finished/<name>.json``, written last.
+    """
+    for part in (made.quarantine, made.data):
+        with pa.memory_map(str(folder / part.path)) as file:
+            write(table_dir / part.path, file.read_buffer())
+    told = {
+        **vars(made),
+        "data": vars(made.data),
+        "quarantine": vars(made.quarantine),
+        "quarantined": [[*why, count] for why, count in made.quarantined.items()],
+    }
+    write(table_dir / f"finished/{name}.json", json.dumps(told, sort_keys=True).encode())
+
+
+def _noted(name: str, table_dir: Remote) -> ChunkReport | None:
+    """What `upload` noted of a pair, if that is what is there."""
+    try:
+        told = json.loads(read_bytes(table_dir / f"finished/{name}.json"))
+        told["data"], told["quarantine"] = PartFile(**told["data"]), PartFile(**told["quarantine"])
+        told["quarantined"] = Counter({(stage, reason): count for stage, reason, count in told["quarantined"]})
+        known = ChunkReport(**told)
+        sizes_agree = all(size(table_dir / part.path) == part.bytes for part in (known.data, known.quarantine))
+        rows_agree = sizes_agree and open_parquet(table_dir / known.data.path).metadata.num_rows == known.data.rows
+    except (*FAULTS, ValueError, KeyError, TypeError):
+        return None
+    return known if rows_agree else None
 
 
 class PartWriter:

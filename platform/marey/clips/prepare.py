@@ -4,8 +4,10 @@
 cluster. Both give the same files and the same fingerprint, and both go on where a killed run stopped.
 """
 
+import contextlib
 import csv
 import io
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,9 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from marey.clips.datasets import Source
+from marey.clips.location import (
+    Place,
+    Remote,
+    children,
+    delete,
+    located,
+    make_ready,
+    size,
+    sizes,
+    write,
+)
+from marey.clips.part_file import read
 from marey.clips.parts import (
     Chunk,
     ChunkReport,
@@ -24,13 +37,14 @@ from marey.clips.parts import (
     finished,
     part_paths,
     report,
+    upload,
     write_quarantine,
 )
 from marey.clips.row import Quarantined, to_arrow
 from marey.clips.sandbox import Sandbox, quarantined
 from marey.clips.segments import iterate_rows, prepare_source
 from marey.clips.storage import ClipStorage, Limits
-from marey.clips.table import MANIFEST, publish, read_manifest, write_atomically
+from marey.clips.table import MANIFEST, publish, read_manifest
 from marey.clips.video import Refused
 from marey.config import to_tree
 from marey.errors import ClipError
@@ -71,7 +85,7 @@ class Progress:
 class Summary:
     """What a preparation made: ``quarantined`` counts sources by (stage, reason), the most frequent first."""
 
-    table: Path
+    table: Place
     fingerprint: str
     videos: int
     clips: int
@@ -105,6 +119,7 @@ def prepare_all(
     ``isolate``: run each video in a process of its own, with the limits of ``storage.limits``. ``classes``: names of
     all classes by label, where the data set fixes them.
     """
+    make_ready(located(table))
     chunks = cut_chunks(sources)
     reports: list[ChunkReport] = []
     start, done = time.monotonic(), 0
@@ -116,35 +131,41 @@ def prepare_all(
     return finish(table, reports, storage, max_quarantine, classes)
 
 
-def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Path | str, isolate: bool = True) -> ChunkReport:
+def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Place | str, isolate: bool = True) -> ChunkReport:
     """Make the pair of part files of one chunk, unless an earlier run did. Safe to run again after any failure.
 
     Each file is written under a temporary name and renamed: first the quarantine, then the rows, whose presence says
-    that the chunk is done. A source that gives no rows is quarantined whole: half a video is never kept. Raises
-    `ClipError` where the files cannot be written.
+    that the chunk is done. For a table at a URI they are made in a temporary folder and then uploaded, in that order. A
+    source that gives no rows is quarantined whole: half a video is never kept. Raises `ClipError` where the files
+    cannot be written.
     """
-    root = Path(table_dir)
+    root = located(table_dir)
     if (known := finished(chunk, storage, root)) is not None:
         return known
-    try:
+    if isinstance(root, Path):
         return _make_parts(chunk, storage, root, isolate)
-    except OSError as error:
-        raise ClipError(
-            f"{root}: cannot be written: {error}; mend that and run again, what is finished is kept"
-        ) from error
+    with tempfile.TemporaryDirectory(prefix="marey-parts-") as scratch:
+        made = _make_parts(chunk, storage, Path(scratch), isolate)
+        upload(made, chunk.name(storage), Path(scratch), root)
+    return made
 
 
 def _make_parts(chunk: Chunk, storage: ClipStorage, root: Path, isolate: bool) -> ChunkReport:
     data, quarantine = part_paths(chunk.name(storage))
-    writer = PartWriter(root / data)
     try:
-        refused = _write_rows(chunk, storage, writer, isolate)
-        write_quarantine(root / quarantine, refused)
-        writer.commit()
-    except BaseException:
-        writer.discard()
-        raise
-    return report(chunk, root, data, quarantine)
+        writer = PartWriter(root / data)
+        try:
+            refused = _write_rows(chunk, storage, writer, isolate)
+            write_quarantine(root / quarantine, refused)
+            writer.commit()
+        except BaseException:
+            writer.discard()
+            raise
+        return report(chunk, root, data, quarantine)
+    except OSError as error:
+        raise ClipError(
+            f"{root}: cannot be written: {error}; mend that and run again, what is finished is kept"
+        ) from error
 
 
 def _write_rows(chunk: Chunk, storage: ClipStorage, writer: PartWriter, isolate: bool) -> list[Quarantined]:
@@ -173,7 +194,7 @@ def _own_tables(source: Source, storage: ClipStorage) -> Iterator[pa.Table]:
 
 
 def finish(
-    table_dir: Path | str,
+    table_dir: Place | str,
     reports: Sequence[ChunkReport],
     storage: ClipStorage,
     max_quarantine: float = 0.1,
@@ -186,7 +207,7 @@ def finish(
     ``max_quarantine`` (a share of the videos) was refused. Otherwise parts that neither this table nor the one before
     names are deleted.
     """
-    root = Path(table_dir)
+    root = located(table_dir)
     counts: Counter[tuple[str, str]] = sum((one.quarantined for one in reports), Counter())
     reasons = [(stage, reason, count) for (stage, reason), count in counts.most_common()]
     videos, clips = sum(one.videos for one in reports), sum(one.clips for one in reports)
@@ -194,6 +215,7 @@ def finish(
     _write_report(root, reports)
     _check_share(root, videos, clips, reasons, max_quarantine)
     before = _named(root)
+    _check_there(root, reports)
     manifest = publish(
         root,
         [one.data for one in reports],
@@ -202,12 +224,23 @@ def finish(
         counts={"videos": videos, "clips": clips, "seconds": round(seconds, 3), "quarantined": sum(counts.values())},
         classes=classes,
     )
-    _delete_strangers(root, before | _named(root))
+    _delete_strangers(root, before | {path for one in reports for path in (one.data.path, one.quarantine.path)})
     return Summary(root, manifest.fingerprint, videos, clips, seconds, reasons)
 
 
+def _check_there(root: Place, reports: Sequence[ChunkReport]) -> None:
+    """A manifest names nothing that another preparation of the same table has deleted or replaced meanwhile."""
+    parts = [part for one in reports for part in (one.data, one.quarantine)]
+    found = sizes(root, [part.path for part in parts])
+    if gone := [part for part in parts if found.get(part.path) != part.bytes]:
+        raise ClipError(
+            f"{root / gone[0].path}: is no longer as it was made ({len(gone)} of {len(parts)} files), as if another "
+            "preparation of this table were at work; the table was not published. Run again when that is done"
+        )
+
+
 def _check_share(
-    root: Path, videos: int, clips: int, reasons: list[tuple[str, str, int]], max_quarantine: float
+    root: Place, videos: int, clips: int, reasons: list[tuple[str, str, int]], max_quarantine: float
 ) -> None:
     refused = sum(count for _, _, count in reasons)
     if clips and refused <= max_quarantine * videos:
@@ -227,16 +260,16 @@ def _reasons(reasons: list[tuple[str, str, int]], shown: int = 8) -> list[str]:
     return [*lines, f"  {rest} more for other reasons"] if rest else lines
 
 
-def _write_report(root: Path, reports: Iterable[ChunkReport]) -> None:
+def _write_report(root: Place, reports: Iterable[ChunkReport]) -> None:
     """``quarantine-report.csv``: source_id, uri, stage, reason, for a person to read."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["source_id", "uri", "stage", "reason"])
     for one in reports:
         if one.quarantined:
-            rows = pq.read_table(root / one.quarantine.path, partitioning=None).to_pylist()
+            rows = read(root / one.quarantine.path).to_pylist()
             writer.writerows([_inert(str(value)) for value in row.values()] for row in rows)
-    write_atomically(root / QUARANTINE_REPORT, text.getvalue().encode())
+    write(root / QUARANTINE_REPORT, text.getvalue().encode())
 
 
 def _inert(value: str) -> str:
@@ -244,18 +277,25 @@ def _inert(value: str) -> str:
     return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
 
 
-def _named(root: Path) -> set[str]:
-    if not (root / MANIFEST).exists():
+def _named(root: Place) -> set[str]:
+    if size(root / MANIFEST) is None:
         return set()
     manifest = read_manifest(root)
     return {part.path for part in [*manifest.files, *manifest.quarantine]}
 
 
-def _delete_strangers(root: Path, named: set[str]) -> None:
-    for folder in ("data", "quarantine"):
-        for path in (root / folder).iterdir():
-            unfinished = path.name.endswith(".tmp")
-            if unfinished and time.time() - path.stat().st_mtime < _STALE_SECONDS:
-                continue  # another preparation may be writing it
-            if unfinished or f"{folder}/{path.name}" not in named:
-                path.unlink()
+def _delete_strangers(root: Place, named: set[str]) -> None:
+    """Delete what neither table names, but not what another preparation may be at.
+
+    In a folder that is what has a temporary name, at a URI everything of the last day.
+    """
+    remote = isinstance(root, Remote)
+    needed = {Path(path).stem for path in named}
+    for folder in ("data", "quarantine", "finished") if remote else ("data", "quarantine"):
+        for name, (_, changed) in children(root / folder).items():
+            unfinished = name.endswith(".tmp")
+            if (unfinished or remote) and time.time() - changed < _STALE_SECONDS:
+                continue
+            if unfinished or Path(name).stem not in needed:
+                with contextlib.suppress(ClipError):  # who may write may not always delete; it costs space, no more
+                    delete(root / folder / name)

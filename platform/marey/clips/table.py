@@ -1,44 +1,46 @@
-"""A clip table on disk: a directory of Parquet files and a manifest that names them.
+"""A clip table: a directory of Parquet files and a manifest that names them, in a folder or at a URI.
 
     TABLE/data/*.parquet         rows (`marey.clips.row.SCHEMA`), payload uncompressed, small row groups
     TABLE/quarantine/*.parquet   sources that gave no rows, and why
+    TABLE/finished/*.json        at a URI only: notes of what is done (`marey.clips.parts.upload`)
     TABLE/manifest.json          which of those files are the table: rows, bytes, sha256 of each
 
-The manifest is written last, beside its final name, and renamed into place: a reader sees the old table or the new
-one, and never a file that the manifest does not name.
+The manifest is written last, and is there whole or not at all (`marey.clips.location`): a reader sees the old table or
+the new one, and never a file that the manifest does not name.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from marey.clips.groups import RowGroups
+from marey.clips.location import (
+    Place,
+    at_once,
+    in_order,
+    located,
+    missing_bucket,
+    read_bytes,
+    sizes,
+    write,
+)
 from marey.clips.mapped import gather, slices
+from marey.clips.part_file import PartFile, check, describe, read
 from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, ClipRow, Quarantined, from_arrow
 from marey.errors import ClipError
 
 FORMAT = "marey-clip-table"
 MANIFEST = "manifest.json"
 HEAVY_COLUMNS = ("payload", "flow", "joints", "boxes")
-
-
-@dataclass(frozen=True)
-class PartFile:
-    """One file of a table: path relative to the table, rows, bytes, sha256 of its content."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,8 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
 
-def describe(table_dir: Path | str, relative: str) -> PartFile:
-    """Measure one Parquet file of a table. Raises `ClipError` naming it where it is not whole."""
-    path = Path(table_dir) / relative
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return PartFile(relative, _footer(path).metadata.num_rows, path.stat().st_size, digest)
-
-
 def publish(
-    table_dir: Path | str,
+    table_dir: Place,
     parts: Sequence[PartFile],
     settings: Mapping[str, Any],
     *,
@@ -85,7 +79,7 @@ def publish(
         fingerprint=_fingerprint(parts),
     )
     text = json.dumps(asdict(manifest), indent=1, sort_keys=True)
-    write_atomically(Path(table_dir) / MANIFEST, text.encode())
+    write(table_dir / MANIFEST, text.encode())
     return manifest
 
 
@@ -94,34 +88,17 @@ def _fingerprint(parts: Sequence[PartFile]) -> str:
     return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *hashes]).encode()).hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames inside ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_manifest(path: Path | str) -> Manifest:
+def read_manifest(path: Place) -> Manifest:
     """The manifest of the table at ``path``. Raises `ClipError` where there is none or it is of another version."""
-    file = Path(path) / MANIFEST
+    file = path / MANIFEST
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(read_bytes(file))
     except FileNotFoundError:
+        bucket = missing_bucket(path)
         raise ClipError(
-            f"{path}: no clip table here ({MANIFEST} is missing); prepare one with jobs/prepare_clips.py"
+            f"{path}: no clip table here ("
+            + (f"there is no bucket {bucket!r}" if bucket else f"{MANIFEST} is missing")
+            + "); prepare one with jobs/prepare_clips.py"
         ) from None
     except (OSError, ValueError) as error:
         raise ClipError(f"{file}: is not a readable manifest ({error}); prepare the table again") from None
@@ -143,11 +120,11 @@ def read_manifest(path: Path | str) -> Manifest:
 class ClipTable:
     """An open table: rows by number, in the order of its manifest. Safe to share between threads and to pickle."""
 
-    def __init__(self, path: Path, manifest: Manifest, chosen: np.ndarray | None = None) -> None:
+    def __init__(self, path: Place, manifest: Manifest, chosen: np.ndarray | None = None) -> None:
         self.path = path
         self.manifest = manifest
         self._chosen = chosen
-        self._groups = RowGroups([(path / part.path, part.rows) for part in manifest.files])
+        self._groups = RowGroups([(self._place(part), part.rows) for part in manifest.files])
 
     def __len__(self) -> int:
         return self.manifest.rows if self._chosen is None else len(self._chosen)
@@ -222,6 +199,9 @@ class ClipTable:
         """Which of the tables that were joined (`marey.clips.mixture`) each of ``rows`` is of, int64 [n]: this one."""
         return np.zeros(len(rows), np.int64)
 
+    def _place(self, part: PartFile) -> Place:
+        return self.path / part.path
+
     def _number(self, row: int) -> int:
         return row if self._chosen is None else int(self._chosen[row])
 
@@ -237,18 +217,18 @@ class ClipTable:
 
     def read(self, indices: Sequence[int]) -> list[ClipRow]:
         """The rows with these numbers, in this order; only their row groups are read."""
-        return [from_arrow(row)[0] for row in self._rows(indices)]
+        return self._each(indices, lambda row: from_arrow(row)[0])
 
     def read_arrow(self, indices: Sequence[int]) -> pa.Table:
         """`read`, as a table of `marey.clips.row.SCHEMA`."""
-        return pa.concat_tables(self._rows(indices)) if len(indices) else SCHEMA.empty_table()
+        return pa.concat_tables(self._each(indices, lambda row: row)) if len(indices) else SCHEMA.empty_table()
 
-    def _rows(self, indices: Sequence[int]) -> Iterator[pa.Table]:
-        """Each row by itself; a slice of a row group, which stays in memory as long as it does."""
+    def _each(self, indices: Sequence[int], make: Callable[[pa.Table], T]) -> list[T]:
+        """``make`` of each row by itself: a slice of a row group, which stays in memory as long as it does."""
         wrong = [index for index in indices if not 0 <= index < len(self)]
         if wrong:
             raise ClipError(f"{self.path}: no rows {wrong[:5]}; it holds rows 0 to {len(self) - 1}")
-        return (self._groups.row(self._number(index)) for index in indices)
+        return self._groups.each([self._number(index) for index in indices], make)
 
     def column(self, name: str) -> list[Any]:
         """One light column of all rows, in order, without loading any payload."""
@@ -270,9 +250,9 @@ class ClipTable:
         light = [column for column in SCHEMA.names if column not in HEAVY_COLUMNS]
         if wrong := [name for name in names if name not in light]:
             raise ClipError(f"{wrong[0]!r} is not a light column of a clip table; there are {', '.join(light)}")
-        first = 0
-        for number, part in enumerate(self.manifest.files):
-            found = self._read_part(number, names)
+        first, found_in = 0, partial(self._read_part, names=names)
+        parts = self.manifest.files
+        for part, found in zip(parts, in_order(found_in, range(len(parts)), self._groups.at_once), strict=True):
             if chosen is not None:
                 start, stop = np.searchsorted(chosen, (first, first + part.rows))
                 found = found.take(chosen[start:stop] - first)
@@ -281,28 +261,35 @@ class ClipTable:
                 yield found
 
     def _read_part(self, number: int, names: Sequence[str]) -> pa.Table:
-        return _footer(self.path / self.manifest.files[number].path).read(columns=list(names))
+        return read(self._place(self.manifest.files[number]), list(names))
 
     def quarantined(self) -> list[Quarantined]:
         """The sources that gave no rows, with stage and reason."""
         found: list[Quarantined] = []
         for part in self.manifest.quarantine:
-            records = _footer(self.path / part.path).read().to_pylist()
-            found += [Quarantined(**record) for record in records]
+            found += [Quarantined(**record) for record in read(self._place(part)).to_pylist()]
         return found
 
 
-def open_table(path: Path | str) -> ClipTable:
-    """Open the table at ``path`` after checking version, presence, size and schema of every file.
+def open_table(path: Place | str) -> ClipTable:
+    """Open the table at ``path``, which may be a URI, after checking version, presence, size and schema of every file.
 
     Raises `ClipError` naming the file, and the column where columns are missing, added or changed.
     """
-    root = Path(path).absolute()
+    root = located(path)
     manifest = read_manifest(root)
-    for part in manifest.files:
-        _check_part(root, part, SCHEMA)
-    for part in manifest.quarantine:
-        _check_part(root, part, QUARANTINE_SCHEMA)
+    parts = [*manifest.files, *manifest.quarantine]
+    for part in parts:
+        if PurePosixPath(part.path).is_absolute() or ".." in PurePosixPath(part.path).parts:
+            raise ClipError(f"{root / MANIFEST}: names {part.path!r}, a file outside the table")
+    found = sizes(root, [part.path for part in parts])
+    schemas = [SCHEMA] * len(manifest.files) + [QUARANTINE_SCHEMA] * len(manifest.quarantine)
+
+    def check_one(number: int) -> None:
+        check(root / parts[number].path, parts[number], found.get(parts[number].path), schemas[number])
+
+    for _ in in_order(check_one, range(len(parts)), at_once([root])):
+        pass
     return ClipTable(root, manifest)
 
 
@@ -317,44 +304,6 @@ def verify(table: ClipTable) -> None:
             )
 
 
-def _check_part(root: Path, part: PartFile, schema: pa.Schema) -> None:
-    path = root / part.path
-    if Path(part.path).is_absolute() or ".." in Path(part.path).parts:
-        raise ClipError(f"{root / MANIFEST}: names {part.path!r}, a file outside the table")
-    if not path.is_file():
-        raise ClipError(f"{path}: named by the manifest but missing; prepare the table again")
-    if path.stat().st_size != part.bytes:
-        raise ClipError(
-            f"{path}: {path.stat().st_size} bytes, the manifest says {part.bytes}; the file is damaged, "
-            "prepare the table again"
-        )
-    footer = _footer(path)
-    _check_schema(path, footer.schema_arrow, schema)
-    if footer.metadata.num_rows != part.rows:
-        raise ClipError(f"{path}: {footer.metadata.num_rows} rows, the manifest says {part.rows}; prepare it again")
-
-
 def _overlapping(length: int) -> Iterator[slice]:
     """Slices that share an element with the next one."""
     return (slice(one.start, one.stop + 1) for one in slices(length))
-
-
-def _footer(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ClipError(f"{path}: is not a readable Parquet file ({error}); prepare the table again") from None
-
-
-def _check_schema(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
-    missing = [f"misses column {name!r}" for name in expected.names if name not in found.names]
-    extra = [f"has unknown column {name!r}" for name in found.names if name not in expected.names]
-    changed = [
-        f"column {name!r} is {found.field(name).type}, expected {expected.field(name).type}"
-        for name in expected.names
-        if name in found.names and found.field(name).type != expected.field(name).type
-    ]
-    if problems := missing + extra + changed:
-        raise ClipError(
-            f"{path}: {'; '.join(problems)}; not a file of schema version {SCHEMA_VERSION}, prepare the table again"
-        )

@@ -26,7 +26,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from marey.clips.table import sync_directory, write_atomically
+from marey.clips.location import sync_directory, write_atomically
 from marey.config import Config
 from marey.engine.strategy import TrainState
 from marey.errors import CheckpointError

@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
+
+from marey.clips.location import check_uri, is_uri
+from marey.errors import ClipError
 
 
 def default_results() -> Path:
@@ -20,3 +23,21 @@ def _absolute(path: Path) -> Path:
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+def _place(text: str) -> str:
+    """A path as `AbsolutePath` takes it, or a URI as it was given: connecting is for whoever reads there."""
+    if not is_uri(text):
+        return str(_absolute(Path(text)))
+    try:
+        check_uri(text)
+    except ClipError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _text(given: object) -> object:
+    return str(given) if isinstance(given, Path) else given
+
+
+TablePlace = Annotated[str, BeforeValidator(_text), AfterValidator(_place)]

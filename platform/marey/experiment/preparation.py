@@ -6,7 +6,7 @@ from pydantic import Field
 
 from marey.clips.prepare import ClipStorage
 from marey.config import Config
-from marey.experiment.paths import AbsolutePath, default_results
+from marey.experiment.paths import AbsolutePath, TablePlace, default_results
 
 
 class Preparation(Config):
@@ -20,8 +20,8 @@ class Preparation(Config):
     """Which of a data set's official splits, where it has three (HMDB51, UCF101)."""
     classes: AbsolutePath | None = None
     """A label map, one class name a line, whose order numbers the classes; default: the data set's own order."""
-    table: AbsolutePath | None = None
-    """The clip table to write; default: tables/<name of videos> under results."""
+    table: TablePlace | None = None
+    """The clip table to write, a path or a URI; default: tables/<name of videos> under results."""
     results: AbsolutePath = Field(default_factory=default_results)
     """Where everything is kept that has no place of its own; $MAREY_HOME, else ~/marey."""
     max_quarantine: float = Field(0.1, ge=0, le=1)
@@ -31,9 +31,9 @@ class Preparation(Config):
     workers: int | None = Field(None, ge=0)
     """Videos prepared at a time; default: one for each CPU of the cluster. 0: in this process, without Ray."""
 
-    def table_path(self) -> AbsolutePath:
-        """Where the table goes."""
+    def table_path(self) -> str:
+        """Where the table goes, a path or a URI."""
         if self.table is not None:
             return self.table
         assert self.videos is not None
-        return self.results / "tables" / self.videos.stem
+        return str(self.results / "tables" / self.videos.stem)

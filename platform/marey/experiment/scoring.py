@@ -9,7 +9,7 @@ from marey.backbones.base import BackboneConfig
 from marey.clips.sample import SamplingConfig, ViewConfig
 from marey.config import Config
 from marey.experiment.fleet import FleetConfig
-from marey.experiment.paths import AbsolutePath, default_results
+from marey.experiment.paths import AbsolutePath, TablePlace, default_results
 from marey.tracking.mlflow import TrackingConfig
 
 
@@ -46,8 +46,8 @@ class Evaluation(Scoring):
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=120)
     """Name of the evaluation, a folder beside the run; default: split and views, e.g. test-5x3."""
-    table: AbsolutePath | None = None
-    """The clip table; none: the one that the run was trained on."""
+    table: TablePlace | None = None
+    """The clip table, a path or a URI; none: the one that the run was trained on."""
     split: str | None = "test"
     """Split of the table; none: all rows."""
     tracking: TrackingConfig = TrackingConfig()
@@ -57,8 +57,8 @@ class Evaluation(Scoring):
 class Prediction(Scoring):
     """What a model says of videos, labelled or not."""
 
-    table: AbsolutePath | None = None
-    """A clip table."""
+    table: TablePlace | None = None
+    """A clip table, a path or a URI."""
     videos: AbsolutePath | None = None
     """Instead of a table: a video, a folder or a list of videos."""
     split: str | None = None

@@ -16,7 +16,7 @@ from marey.engine.optim import OptimConfig
 from marey.engine.strategy import EngineConfig
 from marey.errors import ConfigError
 from marey.experiment.fleet import TrainingFleet
-from marey.experiment.paths import AbsolutePath, default_results
+from marey.experiment.paths import AbsolutePath, TablePlace, default_results
 from marey.recipes import registry
 from marey.recipes.base import RecipeConfig
 from marey.recipes.masked import MaskedConfig
@@ -41,9 +41,9 @@ class Training(Config):
     """The run's name; a run of that name is taken up where it stopped. Default: a fresh one."""
     results: AbsolutePath = Field(default_factory=default_results)
     """Where runs, tables and the MLflow store are kept; $MAREY_HOME, else ~/marey."""
-    table: AbsolutePath | None = None
-    """The clip table to train on (`jobs/prepare_clips.py` makes one)."""
-    tables: tuple[AbsolutePath, ...] = ()
+    table: TablePlace | None = None
+    """The clip table to train on, a path or a URI (`jobs/prepare_clips.py` makes one)."""
+    tables: tuple[TablePlace, ...] = ()
     """Instead of a table: several, whose rows are mixed."""
     shares: tuple[float, ...] = ()
     """What each of the tables gives to an epoch, relative to one another; none: as their rows."""

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from marey.clips.datasets import Source
+from marey.clips.location import Place, located, make_ready
 from marey.clips.prepare import (
     Chunk,
     ChunkReport,
@@ -42,6 +43,8 @@ def build_table(
 ) -> Summary:
     """Prepare ``table`` on the cluster that `ray.init` connected to; every node must see the videos and the table.
 
+    At a URI, that is: every node must have the credentials in its environment.
+
     ``progress`` is called every few seconds; ``workers`` is the most videos at a time (default: as many as there are
     CPUs); ``classes`` as in `marey.clips.prepare.prepare_all`. Raises what `marey.clips.prepare.finish` raises, and
     `ResourceError` on a cluster without CPUs. Run it again after any failure: it goes on where it stopped.
@@ -49,22 +52,23 @@ def build_table(
     if ray.cluster_resources().get("CPU", 0) < 1:
         raise ResourceError("preparing videos needs at least 1 CPU, the cluster has none; start Ray with --num-cpus")
     chunks = cut_chunks(sources)
-    Path(table).mkdir(parents=True, exist_ok=True)
+    place = located(table)
+    make_ready(place)
     reports: dict[int, ChunkReport] = {}
     start = last = time.monotonic()
     done = 0
-    for number, report in _run(chunks, storage, Path(table).absolute(), workers):
+    for number, report in _run(chunks, storage, place, workers):
         reports[number] = report
         done += report.videos
         now = time.monotonic()
         if progress and (now - last >= _EVERY_SECONDS or done == len(sources)):
             last = now
             progress(Progress(done, len(sources), now - start))
-    return finish(table, [reports[number] for number in range(len(chunks))], storage, max_quarantine, classes)
+    return finish(place, [reports[number] for number in range(len(chunks))], storage, max_quarantine, classes)
 
 
 def _run(
-    chunks: Sequence[Chunk], storage: ClipStorage, table: Path, workers: int | None
+    chunks: Sequence[Chunk], storage: ClipStorage, table: Place, workers: int | None
 ) -> Iterator[tuple[int, ChunkReport]]:
     """Reports with the numbers of their chunks, as they are finished."""
     # The dearest first, so that the end does not wait for one long film.

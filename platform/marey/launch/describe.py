@@ -6,8 +6,9 @@ from pathlib import Path
 
 from marey.clips.card import Card, describe
 from marey.clips.card_page import page
+from marey.clips.location import write_atomically
 from marey.clips.looks import Look, look
-from marey.clips.table import ClipTable, open_table, write_atomically
+from marey.clips.table import ClipTable, open_table
 from marey.config import flatten
 from marey.errors import ConfigError
 from marey.experiment import Description
@@ -27,12 +28,13 @@ def run(description: Description) -> None:
         raise ConfigError('table: not given; a clip table, e.g. table="$HOME/marey/tables/mine"')
     table = open_table(description.table)
     card = describe(table, _looks(table, description))
-    output = description.output or table.path / CARD
+    directory = description.results / "cards" / f"{table.path.name}-{table.fingerprint[:12]}"
+    output = description.output or (table.path if isinstance(table.path, Path) else directory) / CARD
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, page(card).encode())
     for warning in card.warnings:
         print(f"note     {warning}", flush=True)
-    _record(description, table, card, output)
+    _record(description, table, card, directory, output)
 
 
 def _looks(table: ClipTable, description: Description) -> list[Look]:
@@ -60,13 +62,11 @@ def _found(table: ClipTable, description: Description) -> Iterator[tuple[int, Lo
     return looks(table)
 
 
-def _record(description: Description, table: ClipTable, card: Card, output: Path) -> None:
+def _record(description: Description, table: ClipTable, card: Card, directory: Path, output: Path) -> None:
     """One MLflow run for each content of a table, with its figures and the card."""
-    name = f"{table.path.name}-{table.fingerprint[:12]}"
-    directory = description.results / "cards" / name
     tracker = trackers(description.tracking, description.results)
     tags = {"job": "describe", "table_fingerprint": table.fingerprint, **revision()}
-    tracker.start(RunDescription(name, directory, flatten(description), tags, dataset_note(table)))
+    tracker.start(RunDescription(directory.name, directory, flatten(description), tags, dataset_note(table)))
     tracker.metrics(0, {"rows": card.rows, "sources": card.sources, "hours": card.hours, "alike": len(card.alike)})
     tracker.end("finished")
     try:

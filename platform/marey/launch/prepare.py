@@ -13,7 +13,6 @@ def run(preparation: Preparation) -> None:
     listing = find_listing(preparation.videos, preparation.videos_root, preparation.fold, preparation.classes)
     sources, classes = listing.sources, listing.classes
     table = preparation.table_path()
-    table.parent.mkdir(parents=True, exist_ok=True)
     print(f"preparing {len(sources)} videos of {preparation.videos} into {table}", flush=True)
     if preparation.workers == 0:
         from marey.clips.prepare import prepare_all

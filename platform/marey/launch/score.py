@@ -14,6 +14,7 @@ from marey.clips.augment import AugmentConfig
 from marey.clips.datasets import find_sources
 from marey.clips.datasets.source import unique
 from marey.clips.loader import FeedOrder
+from marey.clips.location import located
 from marey.clips.mixture import open_tables
 from marey.clips.pipeline import Pipeline
 from marey.clips.prepare import ClipStorage, prepare_all
@@ -161,7 +162,7 @@ def _beside(scoring: Scoring, opened: Opened) -> Path:
 
 
 def _output(prediction: Prediction, opened: Opened, videos: Sequence[Path]) -> Path:
-    stem = (prediction.table or videos[0]).stem
+    stem = Path(located(prediction.table).name).stem if prediction.table else videos[0].stem
     path = prediction.output or _beside(prediction, opened) / "predictions" / f"{stem}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
