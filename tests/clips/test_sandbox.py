@@ -28,7 +28,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY / "platform")}
 MISBEHAVING = """
 import os, signal, time
 from marey.clips import sandbox
-def misbehave(source, storage):
+def misbehave(source, storage, allow):
     match source.source_id:
         case "crash": os.kill(os.getpid(), signal.SIGSEGV)
         case "abort": os.abort()

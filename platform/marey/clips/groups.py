@@ -3,12 +3,14 @@
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from marey.clips.row import SCHEMA, STREAMS
 from marey.errors import ClipError
 
 _MAX_BYTES = 64 << 20
@@ -23,17 +25,17 @@ class RowGroups:
         self._ends = list(accumulate(rows for _, rows in files))
         self._lock = threading.Lock()
         self._open: OrderedDict[int, tuple[pq.ParquetFile, list[int]]] = OrderedDict()
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int, tuple[str, ...]], pa.Table] = OrderedDict()
         self._bytes = 0
 
-    def row(self, index: int) -> pa.Table:
-        """Row ``index`` as a table of one row."""
+    def row(self, index: int, streams: Sequence[str] = ()) -> pa.Table:
+        """Row ``index`` as a table of one row, with those of its optional columns that ``streams`` names."""
         number = bisect_right(self._ends, index)
         offset = index - (self._ends[number - 1] if number else 0)
         with self._lock:
             file, ends = self._file(number)
             at = bisect_right(ends, offset)
-            group = self._group(file, number, at)
+            group = self._group(file, number, at, tuple(streams))
         return group.slice(offset - (ends[at - 1] if at else 0), 1)
 
     def _file(self, number: int) -> tuple[pq.ParquetFile, list[int]]:
@@ -51,11 +53,12 @@ class RowGroups:
         self._open.move_to_end(number)
         return self._open[number]
 
-    def _group(self, file: pq.ParquetFile, number: int, at: int) -> pa.Table:
-        key = (number, at)
+    def _group(self, file: pq.ParquetFile, number: int, at: int, streams: tuple[str, ...]) -> pa.Table:
+        key = (number, at, streams)
         if key not in self._groups:
             try:
-                self._groups[key] = file.read_row_group(at, use_threads=False)
+                columns = [name for name in SCHEMA.names if name not in STREAMS or name in streams]
+                self._groups[key] = file.read_row_group(at, columns, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise ClipError(
                     f"{self._paths[number]}: row group {at} is damaged ({error}); prepare it again"

@@ -39,12 +39,12 @@ class JoinedTable(ClipTable):
             raise ClipError(self.manifest.disagreement)
         return super().class_names()
 
-    def read(self, indices: Sequence[int]) -> list[ClipRow]:
+    def read(self, indices: Sequence[int], streams: Sequence[str] = ()) -> list[ClipRow]:
         """See `ClipTable.read`."""
         owners = self.sections(np.asarray(indices, np.int64)).tolist()
         return [
             replace(row, source_id=f"{self.manifest.names[owner]}/{row.source_id}")
-            for row, owner in zip(super().read(indices), owners, strict=True)
+            for row, owner in zip(super().read(indices, streams), owners, strict=True)
         ]
 
     def sections(self, rows: np.ndarray) -> np.ndarray:

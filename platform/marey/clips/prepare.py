@@ -6,6 +6,7 @@ cluster. Both give the same files and the same fingerprint, and both go on where
 
 import csv
 import io
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.clips.datasets import Source
+from marey.clips.flow_methods import require_opencv
 from marey.clips.parts import (
     Chunk,
     ChunkReport,
@@ -33,7 +35,7 @@ from marey.clips.storage import ClipStorage, Limits
 from marey.clips.table import MANIFEST, publish, read_manifest, write_atomically
 from marey.clips.video import Refused
 from marey.config import to_tree
-from marey.errors import ClipError
+from marey.errors import ClipError, ConfigError
 
 __all__ = [
     "Chunk",
@@ -124,6 +126,7 @@ def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Path | str, iso
     `ClipError` where the files cannot be written.
     """
     root = Path(table_dir)
+    _check_flow(storage)
     if (known := finished(chunk, storage, root)) is not None:
         return known
     try:
@@ -132,6 +135,14 @@ def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Path | str, iso
         raise ClipError(
             f"{root}: cannot be written: {error}; mend that and run again, what is finished is kept"
         ) from error
+
+
+def _check_flow(storage: ClipStorage) -> None:
+    """Stop where this host lacks what computes flow: it says nothing about the videos."""
+    try:
+        require_opencv(storage.flow)
+    except ConfigError as error:
+        raise ClipError(f"on {socket.gethostname()}: {error}") from None
 
 
 def _make_parts(chunk: Chunk, storage: ClipStorage, root: Path, isolate: bool) -> ChunkReport:

@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 
 from marey.clips.groups import RowGroups
 from marey.clips.mapped import gather, slices
-from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, ClipRow, Quarantined, from_arrow
+from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, STREAMS, ClipRow, Quarantined, from_arrow
 from marey.errors import ClipError
 
 FORMAT = "marey-clip-table"
 MANIFEST = "manifest.json"
-HEAVY_COLUMNS = ("payload", "flow", "joints", "boxes")
+HEAVY_COLUMNS = ("payload", *STREAMS)
 
 
 @dataclass(frozen=True)
@@ -235,12 +235,17 @@ class ClipTable:
         """The settings it was prepared with: short_side, fps, storage, max_seconds ..."""
         return self.manifest.settings
 
-    def read(self, indices: Sequence[int]) -> list[ClipRow]:
-        """The rows with these numbers, in this order; only their row groups are read."""
+    def read(self, indices: Sequence[int], streams: Sequence[str] = ()) -> list[ClipRow]:
+        """The rows with these numbers, in this order; only their row groups are read.
+
+        Of the columns flow, joints and boxes those in ``streams`` are read; the others are None.
+        """
+        if unknown := [name for name in streams if name not in STREAMS]:
+            raise ClipError(f"{unknown[0]!r} is no optional stream of a clip table; there are {', '.join(STREAMS)}")
         wrong = [index for index in indices if not 0 <= index < len(self)]
         if wrong:
             raise ClipError(f"{self.path}: no rows {wrong[:5]}; it holds rows 0 to {len(self) - 1}")
-        return [from_arrow(self._groups.row(self._number(index)))[0] for index in indices]
+        return [from_arrow(self._groups.row(self._number(index), streams))[0] for index in indices]
 
     def column(self, name: str) -> list[Any]:
         """One light column of all rows, in order, without loading any payload."""
