@@ -1,8 +1,8 @@
 """Computing optical flow, with OpenCV: an optional dependency that is imported here alone, and when flow is asked for.
 
 `dis`: Dense Inverse Search (Kroeger et al. 2016), OpenCV's preset MEDIUM. `tvl1`: Dual TV-L1 (Zach et al. 2007), which
-two-stream papers use, of its contributed modules, with their defaults; some 50 times slower. Both on grey pictures of
-the size that is stored, between the frames that are kept, before these are encoded.
+two-stream papers use, of its contributed modules, with their defaults; a hundred times slower. Both on grey pictures
+of the size that is stored, between the frames that are kept, before these are encoded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,8 @@ from marey.errors import ConfigError
 
 OPENCV = "opencv-contrib-python-headless>=4.10,<6"
 
-# Seconds a pixel that a video may take longer for its flow: ten to thirty times what it does on an idle core.
-_SECONDS = {"dis": 5e-6, "tvl1": 1e-4}
+# Seconds a pixel that a video may take longer for its flow: fifteen to thirty times what it took an AMD EPYC.
+_SECONDS = {"dis": 5e-6, "tvl1": 4e-4}
 
 Estimate = Callable[[Pixels, Pixels], npt.NDArray[np.float32]]
 
