@@ -160,6 +160,9 @@ def write_wrong(how: str, path: Path) -> None:
             np.save(path, np.full((COUNT, 1, 1, 2), np.inf))
         case "objects":
             np.save(path, np.array([Harmful(path.with_name("touched"))], dtype=object), allow_pickle=True)
+        case "archived objects":
+            with path.open("wb") as file:
+                np.savez(file, joints=np.array([Harmful(path.with_name("touched"))], dtype=object))
         case "pickle":
             path.write_bytes(pickle.dumps(Harmful(path.with_name("touched"))))
         case "text":
@@ -181,8 +184,9 @@ WRONG = {
     "type": r"holds values of type <U1",
     "infinite": "holds infinite values",
     "objects": "holds pickled objects",
-    "pickle": "holds pickled objects",
-    "text": "holds ",
+    "archived objects": "holds pickled objects",
+    "pickle": r"is no NumPy file \(\.npy, \.npz\)",
+    "text": r"is no NumPy file \(\.npy, \.npz\)",
     "half": "holds no readable array",
     "empty": "the file is empty",
     "huge": "",

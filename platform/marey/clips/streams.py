@@ -25,6 +25,7 @@ from marey.errors import ClipError
 Kind = Literal["joints", "boxes"]
 Numbers = npt.NDArray[np.float32]
 
+_MAGIC = (b"\x93NUMPY", b"PK\x03\x04")
 _COORDINATES = {"joints": 2, "boxes": 4}
 _DIMENSIONS = {"joints": 4, "boxes": 3}
 _SHAPES = {
@@ -46,12 +47,15 @@ def load_stream(kind: Kind, path: Path | str, frames: int) -> Numbers:
     except Refused as refused:
         raise Refused(kind, f"{path}: {refused.reason}; expected {expected}") from None
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        what = "pickled objects" if "object" in str(error) or "pickle" in str(error) else f"no readable array ({error})"
+        what = "pickled objects" if "object" in str(error).lower() else f"no readable array ({error})"
         raise Refused(kind, f"{path}: holds {what}; expected {expected}") from None
     return _scored(kind, found.astype(np.float32))
 
 
 def _array(kind: Kind, path: Path) -> npt.NDArray[Any]:
+    with path.open("rb") as file:
+        if not file.read(6).startswith(_MAGIC):
+            raise Refused(kind, "is no NumPy file (.npy, .npz)")
     # Mapped: of an array in a file of its own nothing but the header is read before its shape is known to fit.
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(loaded, np.ndarray):
