@@ -54,7 +54,7 @@ import hashlib
 from marey.clips import sandbox
 from marey.clips.probe import frame_time
 from marey.clips.video import open_video, rotation_of, to_rgb
-def show(request, storage):
+def show(request, storage, writer):
     digest = hashlib.sha256()
     try:
         with open_video(request["source"]["uri"]) as (container, stream):

@@ -28,7 +28,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY / "platform")}
 MISBEHAVING = """
 import os, signal, time
 from marey.clips import sandbox
-def misbehave(source, storage):
+def misbehave(source, storage, allow):
     match source.source_id:
         case "crash": os.kill(os.getpid(), signal.SIGSEGV)
         case "abort": os.abort()
@@ -36,6 +36,8 @@ def misbehave(source, storage):
         case "hang": time.sleep(60)
         case "spin":
             while True: pass
+        case "patient": allow(30); time.sleep(1.5)
+        case "greedy": allow(0.4); allow(0.4); time.sleep(60)
         case "bomb": bytearray(1 << 31)
         case "bug": raise KeyError("oops")
         case "disk": raise OSError(28, "No space left on device")
@@ -107,6 +109,7 @@ def test_unusable_videos_are_refused_and_the_next_one_goes_on(tmp_path: Path) ->
         ("abort", "the decoder crashed (SIGABRT)"),
         ("exit", "the decoder gave up (exit status 3)"),
         ("hang", "took longer than 1 s (clips.limits.seconds)"),
+        ("greedy", "took longer than 1 s (clips.limits.seconds, and 2 s for its flow)"),
         ("bomb", "needs more than 500 MiB (clips.limits.memory_mib)"),
         ("bug", "KeyError: 'oops'"),
     ],
@@ -116,6 +119,10 @@ def test_misbehaviour_costs_one_video(server: Server, what: str, reason: str) ->
     assert answer["status"] == "refused"
     assert answer["reason"] == reason
     assert server.ask("well") == {"status": "ok"}
+
+
+def test_a_video_that_asked_for_more_time_has_it(server: Server) -> None:
+    assert server.ask("patient") == {"status": "ok"}
 
 
 def test_a_full_disk_is_not_the_videos_fault(server: Server) -> None:

@@ -19,7 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
 from marey.clips.storage import ClipStorage
-from marey.clips.video import plane, reformatter
+from marey.clips.video import Pixels, plane, reformatter
 
 # AVCOL_SPC_* of a frame -> the same matrix for swscale; anything else is read as BT.601, as swscale does.
 _MATRICES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}
@@ -39,6 +39,20 @@ def fitted(width: int, height: int, short_side: int) -> tuple[int, int]:
     """(width, height) with the short side scaled down to ``short_side`` (never up), both even and at least 2."""
     scale = min(1.0, short_side / min(width, height))
     return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+
+
+def upright(frame: VideoFrame, width: int, height: int, rotation: int) -> Pixels:
+    """A frame of the source as it is stored: uint8 RGB [height, width, 3], scaled, turned clockwise by ``rotation``."""
+    size = (width, height) if rotation in (0, 180) else (height, width)
+    rgb = reformatter().reformat(
+        frame,
+        *size,
+        "rgb24",
+        src_colorspace=None if frame.format.is_rgb else _MATRICES.get(frame.colorspace, Colorspace.ITU601),
+        interpolation=Interpolation.BICUBIC,
+        threads=1,
+    )
+    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), -rotation // 90))
 
 
 class SegmentEncoder(Protocol):
@@ -67,21 +81,13 @@ class FrameEncoder:
 
     def __init__(self, storage: ClipStorage, width: int, height: int, rotation: int) -> None:
         self._storage = storage
-        self._size = (width, height) if rotation in (0, 180) else (height, width)
+        self._upright = (width, height)
         self._rotation = rotation
         self._frames: list[bytes] = []
 
     def add(self, frame: VideoFrame) -> None:
         """See `SegmentEncoder.add`."""
-        rgb = reformatter().reformat(
-            frame,
-            *self._size,
-            "rgb24",
-            src_colorspace=None if frame.format.is_rgb else _MATRICES.get(frame.colorspace, Colorspace.ITU601),
-            interpolation=Interpolation.BICUBIC,
-            threads=1,
-        )
-        pixels = np.ascontiguousarray(np.rot90(rgb.to_ndarray(), -self._rotation // 90))
+        pixels = upright(frame, *self._upright, self._rotation)
         self._frames.append(pixels.tobytes() if self._storage.storage == "raw" else self._jpeg(pixels))
 
     def finish(self) -> Encoded:

@@ -35,12 +35,16 @@ _KINDS = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG\r\n\x1a\n": "png", b"BM": "bmp"}
 
 @dataclass(frozen=True)
 class Pictures:
-    """The frames of a folder: ``names`` of its files, in order; ``start``: frames of the recording before the first."""
+    """The frames of a folder: ``names`` of its files, in order.
+
+    ``start``: frames of the recording before the first, and ``total``: all it has, whether taken or not.
+    """
 
     folder: Path
     names: tuple[str, ...]
     start: int
     fps: float
+    total: int
 
 
 def holds_frames(names: Sequence[str]) -> bool:
@@ -70,7 +74,8 @@ def find_pictures(
     _check_order(taken, low)
     if len(taken) < MIN_FRAMES:
         raise Refused("probe", f"{len(taken)} picture, {taken[0][1]}; a clip needs at least {MIN_FRAMES}")
-    return Pictures(path, tuple(name for _, name in taken), skipped, fps)
+    total = group[-1][0] + 1 - (first if start is None else min(first, 1))
+    return Pictures(path, tuple(name for _, name in taken), skipped, fps, total)
 
 
 def _numbered(folder: Path) -> dict[str, list[tuple[int, str]]]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.clips.location import FAULTS, Place, Remote, at_once, in_order, open_source, unreachable
+from marey.clips.row import SCHEMA, STREAMS
 from marey.errors import ClipError
 
 _MAX_BYTES = 64 << 20
@@ -31,21 +32,22 @@ class RowGroups:
         self._lock = threading.Lock()  # of what is remembered
         self._readers = [threading.Lock() for _ in files]  # one thread at a time reads a file
         self._open: OrderedDict[int, _OpenFile] = OrderedDict()
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int, tuple[str, ...]], pa.Table] = OrderedDict()
         self._bytes = 0
 
-    def each(self, indices: Sequence[int], make: Callable[[pa.Table], T]) -> list[T]:
+    def each(self, indices: Sequence[int], make: Callable[[pa.Table], T], streams: Sequence[str] = ()) -> list[T]:
         """``make`` of each of these rows, in order; several at a time where they come over a network."""
-        return list(in_order(lambda index: make(self.row(index)), indices, min(self.at_once, max(1, len(indices)))))
+        at_once = min(self.at_once, max(1, len(indices)))
+        return list(in_order(lambda index: make(self.row(index, streams)), indices, at_once))
 
-    def row(self, index: int) -> pa.Table:
-        """Row ``index`` as a table of one row."""
+    def row(self, index: int, streams: Sequence[str] = ()) -> pa.Table:
+        """Row ``index`` as a table of one row, with those of its optional columns that ``streams`` names."""
         number = bisect_right(self._ends, index)
         offset = index - (self._ends[number - 1] if number else 0)
         with self._readers[number]:
             file = self._file(number)
             at = bisect_right(file.ends, offset)
-            group = self._group(file, number, at)
+            group = self._group(file, number, at, tuple(streams))
         return group.slice(offset - (file.ends[at - 1] if at else 0), 1)
 
     def _file(self, number: int) -> "_OpenFile":
@@ -66,15 +68,15 @@ class RowGroups:
                 self._open.popitem(last=False)  # closed when the last thread that reads it is done
         return file
 
-    def _group(self, file: "_OpenFile", number: int, at: int) -> pa.Table:
-        key = (number, at)
+    def _group(self, file: "_OpenFile", number: int, at: int, streams: tuple[str, ...]) -> pa.Table:
+        key = (number, at, streams)
         with self._lock:
             if key in self._groups:
                 self._groups.move_to_end(key)
                 return self._groups[key]
         path = self._paths[number]
         try:
-            group = file.read(at)
+            group = file.read(at, [name for name in SCHEMA.names if name not in STREAMS or name in streams])
         except FAULTS as error:
             raise unreachable(path, error) or ClipError(
                 f"{path}: row group {at} is damaged ({error}); prepare it again"
@@ -97,12 +99,12 @@ class _OpenFile:
         metadata = self._file.metadata
         self.ends = list(accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
 
-    def read(self, group: int) -> pa.Table:
-        """A row group; of a remote file with one request for exactly its bytes."""
+    def read(self, group: int, columns: list[str]) -> pa.Table:
+        """Columns of a row group; of a remote file with one request for exactly its bytes."""
         file = self._file
         if self._remote:
             # Without pre-buffering each column is a request; with it a reader keeps the last group, so it is let go.
             file = pq.ParquetFile(
                 self._source, metadata=file.metadata, page_checksum_verification=True, pre_buffer=True
             )
-        return file.read_row_group(group, use_threads=False)
+        return file.read_row_group(group, columns, use_threads=False)

@@ -49,9 +49,9 @@ class JoinedTable(ClipTable):
             raise ClipError(self.manifest.disagreement)
         return super().class_names()
 
-    def _each(self, indices: Sequence[int], make: Callable[[pa.Table], T]) -> list[T]:
+    def _each(self, indices: Sequence[int], make: Callable[[pa.Table], T], streams: Sequence[str] = ()) -> list[T]:
         owners = self.sections(np.asarray(indices, np.int64)).tolist()
-        rows = super()._each(indices, lambda row: row)
+        rows = super()._each(indices, lambda row: row, streams)
         return [make(self._called(row, self.manifest.names[owner])) for row, owner in zip(rows, owners, strict=True)]
 
     def sections(self, rows: np.ndarray) -> np.ndarray:

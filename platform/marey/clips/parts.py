@@ -37,7 +37,8 @@ _GROUP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Chunk:
-    """Sources that are prepared together into one pair of files; ``stamps``: (bytes, mtime_ns) of each, if there."""
+    """Sources that are prepared together into one pair of files; ``stamps``: (bytes, mtime_ns) of each, if there,
+    joints and boxes added in."""
 
     sources: tuple[Source, ...]
     stamps: tuple[tuple[int, int] | None, ...]
@@ -75,11 +76,12 @@ def cut_chunks(sources: Sequence[Source]) -> list[Chunk]:
     chunks: list[Chunk] = []
     pending: list[tuple[Source, tuple[int, int] | None]] = []
     size = 0
-    stamps: dict[str, tuple[int, int] | None] = {}  # a list may take many ranges of one recording
+    stamps: dict[tuple[str, ...], tuple[int, int] | None] = {}  # a list may take many ranges of one recording
     for source in sources:
-        if source.uri not in stamps:
-            stamps[source.uri] = _stamp(source)
-        stamp = stamps[source.uri]
+        files = (source.uri, *filter(None, (source.joints, source.boxes)))
+        if files not in stamps:
+            stamps[files] = _stamp(*files)
+        stamp = stamps[files]
         pending.append((source, stamp))
         size += stamp[0] if stamp else 0
         if len(pending) == most or size >= CHUNK_BYTES:
@@ -92,15 +94,17 @@ def _chunk(pending: list[tuple[Source, tuple[int, int] | None]]) -> Chunk:
     return Chunk(tuple(source for source, _ in pending), tuple(stamp for _, stamp in pending))
 
 
-def _stamp(source: Source) -> tuple[int, int] | None:
+def _stamp(uri: str, *beside: str) -> tuple[int, int] | None:
     try:
-        path = Path(source.uri)
+        path = Path(uri)
         if path.is_dir():
-            return stamp_pictures(path)
-        status = path.stat()
+            size, changed = stamp_pictures(path)
+        else:
+            size, changed = path.stat().st_size, path.stat().st_mtime_ns
+        others = [Path(one).stat() for one in beside if Path(one).is_file()]
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
+    return size + sum(one.st_size for one in others), changed + sum(one.st_mtime_ns for one in others)
 
 
 def part_paths(name: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ cluster. Both give the same files and the same fingerprint, and both go on where
 import contextlib
 import csv
 import io
+import socket
 import tempfile
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from marey.clips.datasets import Source
+from marey.clips.flow_methods import require_opencv
 from marey.clips.location import (
     Place,
     Remote,
@@ -47,7 +49,7 @@ from marey.clips.storage import ClipStorage, Limits
 from marey.clips.table import MANIFEST, publish, read_manifest
 from marey.clips.video import Refused
 from marey.config import to_tree
-from marey.errors import ClipError
+from marey.errors import ClipError, ConfigError
 
 __all__ = [
     "Chunk",
@@ -140,6 +142,7 @@ def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Place | str, is
     cannot be written.
     """
     root = located(table_dir)
+    _check_flow(storage)
     if (known := finished(chunk, storage, root)) is not None:
         return known
     if isinstance(root, Path):
@@ -148,6 +151,14 @@ def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Place | str, is
         made = _make_parts(chunk, storage, Path(scratch), isolate)
         upload(made, chunk.name(storage), Path(scratch), root)
     return made
+
+
+def _check_flow(storage: ClipStorage) -> None:
+    """Stop where this host lacks what computes flow: it says nothing about the videos."""
+    try:
+        require_opencv(storage.flow)
+    except ConfigError as error:
+        raise ClipError(f"on {socket.gethostname()}: {error}") from None
 
 
 def _make_parts(chunk: Chunk, storage: ClipStorage, root: Path, isolate: bool) -> ChunkReport:

@@ -24,7 +24,8 @@ The columns of schema version 1, all of which exist in every table (optional one
 | label_name | string | class name, null without labels |
 | split | string | "train", "validation", "test" ..., null where the source names none |
 | sha256 | string | of ``payload``; for storage "source" without payload, of the source file |
-| flow, joints, boxes | large_binary | optional streams, null in version 1 tables made by `prepare` |
+| flow | large_binary | optical flow to the next stored frame (`marey.clips.flow`), null where none was asked for |
+| joints, boxes | large_binary | what the user said of people in the frames (`marey.clips.streams`), or null |
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -34,6 +35,9 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 Storage = Literal["h264", "jpeg", "raw", "source"]
+FlowMethod = Literal["none", "dis", "tvl1"]
+STREAMS = ("flow", "joints", "boxes")
+"""The optional columns: read only when asked for."""
 
 SCHEMA = pa.schema(
     [
@@ -64,7 +68,7 @@ QUARANTINE_SCHEMA = pa.schema(
     [
         pa.field("source_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),  # "list", "probe", "decode", "encode"
+        pa.field("stage", pa.string(), nullable=False),  # "list", "probe", "decode", "encode", or a stream's name
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
@@ -112,8 +116,8 @@ def to_arrow(rows: list[ClipRow]) -> pa.Table:
 
 
 def from_arrow(table: pa.Table | pa.RecordBatch) -> list[ClipRow]:
-    """Rows of an Arrow table of `SCHEMA`; other columns are ignored."""
-    names = [field.name for field in fields(ClipRow)]
+    """Rows of an Arrow table of `SCHEMA`; other columns are ignored, and `STREAMS` that it lacks are None."""
+    names = [one.name for one in fields(ClipRow) if one.name not in STREAMS or one.name in table.schema.names]
     records: list[dict[str, Any]] = table.select(names).to_pylist()
     return [ClipRow(**record) for record in records]
 
@@ -124,5 +128,5 @@ class Quarantined:
 
     source_id: str
     uri: str
-    stage: Literal["list", "probe", "decode", "encode"]
+    stage: Literal["list", "probe", "decode", "encode", "flow", "joints", "boxes"]
     reason: str

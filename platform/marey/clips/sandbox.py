@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import json
+import math
 import os
 import resource
 import select
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ import pyarrow as pa
 
 import marey
 from marey.clips.datasets import Source
+from marey.clips.flow_methods import opencv
 from marey.clips.row import SCHEMA, Quarantined, to_arrow
 from marey.clips.segments import iterate_rows
 from marey.clips.storage import ClipStorage
@@ -131,6 +133,8 @@ def _read_line() -> bytes:
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
     storage: ClipStorage = validate(ClipStorage, request["storage"])
+    if storage.flow != "none":
+        opencv()  # once, not in each child anew
     reader, writer = os.pipe()
     server = os.getpid()
     child = os.fork()
@@ -139,46 +143,48 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         _end_with(server)
         _child(request, storage, writer)
     os.close(writer)
-    timed_out = not _wait(reader, child, storage.limits.seconds)
-    said = b"" if timed_out else _drain(reader)
+    said, extra, timed_out = _listen(reader, child, storage.limits.seconds)
     os.close(reader)
     status = os.waitpid(child, 0)[1]
     if said:
         answer: dict[str, Any] = json.loads(said)
         return answer
-    return {"status": "refused", "stage": "decode", "reason": _death(status, timed_out, storage)}
+    return {"status": "refused", "stage": "decode", "reason": _death(status, timed_out, storage, extra)}
 
 
-def _drain(reader: int) -> bytes:
-    said = b""
-    while piece := os.read(reader, 1 << 16):
-        said += piece
-    return said
+def _listen(reader: int, child: int, seconds: float) -> tuple[bytes, float, bool]:
+    """The child's answer, the seconds that it asked for beside its own, and whether it was killed as they were over.
 
-
-def _wait(reader: int, child: int, seconds: float) -> bool:
-    """Wait until the child speaks or ends; kill it, and return False, when its time is over."""
+    Lines "+<seconds>" before the answer ask for time (`_asking`).
+    """
     deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
+    said, extra = b"", 0.0
+    while (left := deadline + extra - time.monotonic()) > 0:
         ready, _, _ = select.select([reader, 0], [], [], left)
         if reader in ready:
-            return True
-        if ready and not os.read(0, 1):  # whoever started us is gone
+            if not (piece := os.read(reader, 1 << 16)):
+                return said, extra, False
+            said += piece
+            while said.startswith(b"+") and b"\n" in said:
+                line, said = said.split(b"\n", 1)
+                extra += float(line)
+        elif ready and not os.read(0, 1):  # whoever started us is gone
             os.kill(child, signal.SIGKILL)
             os._exit(1)
     os.kill(child, signal.SIGKILL)
-    return False
+    return b"", extra, True
 
 
-def _death(status: int, timed_out: bool, storage: ClipStorage) -> str:
+def _death(status: int, timed_out: bool, storage: ClipStorage, extra: float) -> str:
     limits = storage.limits
+    beside = f", and {extra:.0f} s for its flow" if extra else ""
     if timed_out:
-        return f"took longer than {limits.seconds:g} s (clips.limits.seconds)"
+        return f"took longer than {limits.seconds:g} s (clips.limits.seconds{beside})"
     if not os.WIFSIGNALED(status):
         return f"the decoder gave up (exit status {os.waitstatus_to_exitcode(status)})"
     number = os.WTERMSIG(status)
     if number in (signal.SIGXCPU, signal.SIGKILL):
-        return f"used more than {limits.seconds:g} s of processor time (clips.limits.seconds), or was killed"
+        return f"used more than {limits.seconds:g} s of processor time (clips.limits.seconds{beside}), or was killed"
     if number == signal.SIGXFSZ:
         return f"its rows exceed {_MAX_RESULT_BYTES >> 30} GiB"
     return f"the decoder crashed ({signal.Signals(number).name})"
@@ -189,7 +195,7 @@ def _child(request: dict[str, Any], storage: ClipStorage, writer: int) -> None:
     at_rest = _memory("VmSize")
     try:
         _restrict(storage, at_rest)
-        answer = _prepare(request, storage)
+        answer = _prepare(request, storage, writer)
     except MemoryError:
         answer = _refusal("decode", f"needs more than {storage.limits.memory_mib} MiB (clips.limits.memory_mib)")
     except Refused as refused:
@@ -212,12 +218,25 @@ def _refusal(stage: str, reason: str) -> dict[str, Any]:
     return {"status": "refused", "stage": stage, "reason": reason}
 
 
-def _prepare(request: dict[str, Any], storage: ClipStorage) -> dict[str, Any]:
-    rows = iterate_rows(Source(**request["source"]), storage)
+def _prepare(request: dict[str, Any], storage: ClipStorage, writer: int) -> dict[str, Any]:
+    rows = iterate_rows(Source(**request["source"]), storage, _asking(writer))
     with pa.OSFile(request["rows"], "wb") as file, pa.ipc.new_file(file, SCHEMA) as stream:
         for row in rows:
             stream.write_table(to_arrow([row]))
     return {"status": "ok"}
+
+
+def _asking(writer: int) -> Callable[[float], None]:
+    """How this process asks for more time than ``limits.seconds``, for work whose length is known beforehand."""
+
+    def allow(seconds: float) -> None:
+        granted = math.ceil(seconds)
+        soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        soft += granted
+        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+        os.write(writer, b"+%d\n" % granted)
+
+    return allow
 
 
 def _end_with(server: int) -> None:
@@ -234,7 +253,9 @@ def _restrict(storage: ClipStorage, at_rest: int) -> None:
     memory = at_rest + (limits.memory_mib << 20)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     seconds = int(limits.seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    # The soft limit ends a process that does nothing about it; a lower hard one could not be raised again for flow.
+    hard = seconds + 1 if storage.flow == "none" else resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_RESULT_BYTES, _MAX_RESULT_BYTES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))

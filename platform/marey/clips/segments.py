@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from av.video.frame import VideoFrame
 
 from marey.clips.datasets import Source
 from marey.clips.decode import seeks_exactly
-from marey.clips.encode import Encoded, encoder_of, fitted
+from marey.clips.encode import Encoded, encoder_of, fitted, upright
+from marey.clips.flow_methods import allowance, segment_flows
 from marey.clips.frames import Pictures, find_pictures, pack_pictures, read_pictures, scan_pictures
 from marey.clips.probe import MIN_FRAMES, Scan, scan
 from marey.clips.row import ClipRow, Quarantined
 from marey.clips.storage import MAX_FPS, ClipStorage
+from marey.clips.streams import Kind, Numbers, load_stream, pack_stream
 from marey.clips.video import Refused, explain, open_video
 
 # A source this little above the wanted rate (30.02 for 30, 30 for 29.97) keeps all its frames.
@@ -32,8 +35,13 @@ def prepare_source(source: Source, storage: ClipStorage) -> list[ClipRow] | Quar
         return Quarantined(source.source_id, source.uri, refused.stage, refused.reason)
 
 
-def iterate_rows(source: Source, storage: ClipStorage) -> Iterator[ClipRow]:
-    """The rows of one video, one after another. Raises `Refused` before the first row where the video is unsound."""
+def iterate_rows(
+    source: Source, storage: ClipStorage, allow: Callable[[float], None] | None = None
+) -> Iterator[ClipRow]:
+    """The rows of one video, one after another. Raises `Refused` before the first row where the video is unsound.
+
+    ``allow`` is told, before that work begins, how many seconds more than other videos this one may take.
+    """
     if not Path(source.uri).exists():
         raise Refused("list", "no such file")
     pictures, pixels = _pictures(source, storage), storage.limits.max_pixels
@@ -47,11 +55,58 @@ def iterate_rows(source: Source, storage: ClipStorage) -> Iterator[ClipRow]:
     kept = [taken[number] for number in kept]
     pieces = cut([found.times[number] for number in kept], fps, storage.max_seconds)
     spans = [kept[start:stop] for start, stop in pieces]
+    said = _said(source, found, pictures)
     if storage.storage == "source":
-        yield from _pointing_rows(source, found, spans, fps, pictures)
+        rows = _pointing_rows(source, found, spans, fps, pictures)
     else:
-        decoded = read_pictures(pictures, pixels) if pictures is not None else _decoded(source.uri, pixels)
-        yield from _encoded_rows(source, storage, found, spans, fps, decoded)
+        rows = _encoded_rows(source, storage, found, spans, fps, _decoded(source.uri, pixels, pictures))
+    if storage.flow != "none":
+        rows = _with_flow(rows, storage, found, spans, _decoded(source.uri, pixels, pictures), allow)
+    offset = pictures.start if pictures is not None else 0
+    for row, span in zip(rows, spans, strict=True):
+        yield _with_said(row, said, found, [offset + number for number in span])
+
+
+def _said(source: Source, found: Scan, pictures: Pictures | None) -> dict[Kind, Numbers]:
+    """What files of the user say of all frames of the source, those that a list leaves out included."""
+    total = len(found.times) if pictures is None else pictures.total
+    files: dict[Kind, str | None] = {"joints": source.joints, "boxes": source.boxes}
+    return {kind: load_stream(kind, path, total) for kind, path in files.items() if path is not None}
+
+
+def _with_said(row: ClipRow, said: dict[Kind, Numbers], found: Scan, frames: Sequence[int]) -> ClipRow:
+    scale = (row.width / found.width, row.height / found.height)
+    packed = {kind: pack_stream(kind, numbers, frames, scale) for kind, numbers in said.items()}
+    return replace(row, joints=packed.get("joints"), boxes=packed.get("boxes"))
+
+
+def _with_flow(
+    rows: Iterator[ClipRow],
+    storage: ClipStorage,
+    found: Scan,
+    spans: list[list[int]],
+    decoded: Iterator[VideoFrame],
+    allow: Callable[[float], None] | None,
+) -> Iterator[ClipRow]:
+    """The rows with flow of a pass of its own over the video: dear as flow is, another decoding hardly counts."""
+    assert storage.flow != "none"
+    width, height = _size(storage, found)
+    if allow is not None:
+        allow(allowance(storage.flow, sum(map(len, spans)), width * height))
+    kept = _kept_frames(decoded, [number for span in spans for number in span])
+    pixels = (upright(frame, width, height, found.rotation) for frame in kept)
+    flows = segment_flows(pixels, [len(span) for span in spans], storage.flow, storage.flow_bound)
+    try:
+        yield from (replace(row, flow=flow) for row, flow in zip(rows, flows, strict=True))
+    except av.FFmpegError as error:
+        raise Refused("flow", explain(error)) from None
+
+
+def _size(storage: ClipStorage, found: Scan) -> tuple[int, int]:
+    """(width, height) of a stored frame."""
+    if storage.storage == "source":
+        return found.width, found.height
+    return fitted(found.width, found.height, storage.short_side)
 
 
 def _pictures(source: Source, storage: ClipStorage) -> Pictures | None:
@@ -119,7 +174,7 @@ def _encoded_rows(
     fps: float,
     decoded: Iterator[VideoFrame],
 ) -> Iterator[ClipRow]:
-    width, height = fitted(found.width, found.height, storage.short_side)
+    width, height = _size(storage, found)
     frames = _kept_frames(decoded, [number for span in spans for number in span])
     for span in spans:
         encoder = encoder_of(storage, width, height, found.rotation, fps)
@@ -131,7 +186,10 @@ def _encoded_rows(
             raise Refused("encode", explain(error)) from None
 
 
-def _decoded(uri: str, max_pixels: int) -> Iterator[VideoFrame]:
+def _decoded(uri: str, max_pixels: int, pictures: Pictures | None) -> Iterator[VideoFrame]:
+    if pictures is not None:
+        yield from read_pictures(pictures, max_pixels)
+        return
     with open_video(uri, max_pixels=max_pixels) as (container, stream):
         yield from container.decode(stream)
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from marey.clips.row import Storage
+from marey.clips.row import FlowMethod, Storage
 from marey.clips.video import MAX_PIXELS
 from marey.config import Config
 
@@ -15,7 +15,7 @@ class Limits(Config):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     """Pixels of one frame (width x height)."""
     seconds: float = Field(default=1800.0, gt=0)
-    """Seconds of wall clock for one video, and of processor time."""
+    """Seconds of wall clock for one video, and of processor time; more, by its pixels, where flow is asked for."""
     memory_mib: int = Field(default=2048, ge=64)
     """MiB of memory for one video, above what an idle process holds."""
 
@@ -45,5 +45,9 @@ class ClipStorage(Config):
     """Frames a second of folders of pictures, which do not say it themselves, where the list does not either."""
     frames_prefix: str | None = None
     """How pictures in such folders are named before their number, e.g. img_; none: all alike, optical flow aside."""
+    flow: FlowMethod = "none"
+    """Optical flow to store with each frame: dis (fast), tvl1 (as two-stream papers have it, slow); needs OpenCV."""
+    flow_bound: float = Field(default=20.0, gt=0)
+    """Pixels of motion, of the stored size, at which flow is cut off when it is quantised to 8 bits."""
     limits: Limits = Limits()
     """What one video may cost."""

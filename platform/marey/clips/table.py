@@ -34,12 +34,12 @@ from marey.clips.location import (
 )
 from marey.clips.mapped import gather, slices
 from marey.clips.part_file import PartFile, check, describe, read
-from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, ClipRow, Quarantined, from_arrow
+from marey.clips.row import QUARANTINE_SCHEMA, SCHEMA, SCHEMA_VERSION, STREAMS, ClipRow, Quarantined, from_arrow
 from marey.errors import ClipError
 
 FORMAT = "marey-clip-table"
 MANIFEST = "manifest.json"
-HEAVY_COLUMNS = ("payload", "flow", "joints", "boxes")
+HEAVY_COLUMNS = ("payload", *STREAMS)
 T = TypeVar("T")
 
 
@@ -215,20 +215,25 @@ class ClipTable:
         """The settings it was prepared with: short_side, fps, storage, max_seconds ..."""
         return self.manifest.settings
 
-    def read(self, indices: Sequence[int]) -> list[ClipRow]:
-        """The rows with these numbers, in this order; only their row groups are read."""
-        return self._each(indices, lambda row: from_arrow(row)[0])
+    def read(self, indices: Sequence[int], streams: Sequence[str] = ()) -> list[ClipRow]:
+        """The rows with these numbers, in this order; only their row groups are read.
+
+        Of the columns flow, joints and boxes those in ``streams`` are read; the others are None.
+        """
+        return self._each(indices, lambda row: from_arrow(row)[0], streams)
 
     def read_arrow(self, indices: Sequence[int]) -> pa.Table:
-        """`read`, as a table of `marey.clips.row.SCHEMA`."""
+        """`read`, as a table of `marey.clips.row.SCHEMA` without the streams."""
         return pa.concat_tables(self._each(indices, lambda row: row)) if len(indices) else SCHEMA.empty_table()
 
-    def _each(self, indices: Sequence[int], make: Callable[[pa.Table], T]) -> list[T]:
+    def _each(self, indices: Sequence[int], make: Callable[[pa.Table], T], streams: Sequence[str] = ()) -> list[T]:
         """``make`` of each row by itself: a slice of a row group, which stays in memory as long as it does."""
+        if unknown := [name for name in streams if name not in STREAMS]:
+            raise ClipError(f"{unknown[0]!r} is no optional stream of a clip table; there are {', '.join(STREAMS)}")
         wrong = [index for index in indices if not 0 <= index < len(self)]
         if wrong:
             raise ClipError(f"{self.path}: no rows {wrong[:5]}; it holds rows 0 to {len(self) - 1}")
-        return self._groups.each([self._number(index) for index in indices], make)
+        return self._groups.each([self._number(index) for index in indices], make, streams)
 
     def column(self, name: str) -> list[Any]:
         """One light column of all rows, in order, without loading any payload."""

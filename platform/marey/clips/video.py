@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 from marey.errors import ClipError
 
 Pixels = npt.NDArray[np.uint8]
-Stage = Literal["list", "probe", "decode", "encode"]
+Stage = Literal["list", "probe", "decode", "encode", "flow", "joints", "boxes"]
 
 MAX_PIXELS = 8192 * 4608
 

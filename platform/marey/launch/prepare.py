@@ -1,6 +1,7 @@
 """Preparing a clip table from settings to its summary."""
 
 from marey.clips.datasets import find_listing
+from marey.clips.flow_methods import require_opencv
 from marey.errors import ConfigError
 from marey.experiment import Preparation
 from marey.launch import signals
@@ -10,6 +11,7 @@ def run(preparation: Preparation) -> None:
     """Prepare the table; raises `ClipError` where too much was unreadable."""
     if preparation.videos is None:
         raise ConfigError('videos: not given; a folder or a list of videos, e.g. videos="$PWD/videos"')
+    require_opencv(preparation.clips.flow)
     listing = find_listing(preparation.videos, preparation.videos_root, preparation.fold, preparation.classes)
     sources, classes = listing.sources, listing.classes
     table = preparation.table_path()

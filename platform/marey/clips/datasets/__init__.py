@@ -21,6 +21,7 @@ from marey.clips.datasets import (
     something_something,
     ucf101,
 )
+from marey.clips.datasets.beside import with_files_beside
 from marey.clips.datasets.files import read_lines
 from marey.clips.datasets.source import Listing, Source, renumber, unique
 from marey.errors import ClipError
@@ -53,7 +54,8 @@ def find_listing(
 
     ``root``: the folder in which videos of a list are looked for (default: the list's own). ``fold``: which of a data
     set's official splits, where it has several. ``classes``: a label map, one name a line, whose order numbers the
-    classes. The order is that of the list, or sorted by name in a folder. Raises `ClipError` where nothing is found.
+    classes. The order is that of the list, or sorted by name in a folder. Joints and boxes are files that a list names,
+    or that lie beside the videos (`marey.clips.datasets.beside`). Raises `ClipError` where nothing is found.
     """
     path = Path(videos).expanduser()
     if "://" in str(videos):
@@ -61,6 +63,7 @@ def find_listing(
     if not path.exists():
         raise ClipError(f"{videos}: no such file or folder; give a folder of videos, one video, or a list of them")
     found = _read(path, Path(root).expanduser() if root is not None else None, fold)
+    found = found._replace(sources=with_files_beside(found.sources))
     if classes is None:
         return found
     names = tuple(line.strip() for _, line in read_lines(Path(classes)))

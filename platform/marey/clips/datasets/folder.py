@@ -6,13 +6,15 @@
     VIDEOS/labels.csv                 see `marey.clips.datasets.lists`; videos it does not name have no label
 
 A folder that holds mostly numbered pictures is one video (`marey.clips.frames`), and so is an empty folder beside such.
-What is a video is found out later by trying: only text files, and names that begin with a dot, are left out here.
+What is a video is found out later by trying: only text files, NumPy files, and names that begin with a dot, are left
+out here.
 """
 
 import os
 from dataclasses import replace
 from pathlib import Path
 
+from marey.clips.datasets import beside
 from marey.clips.datasets.lists import list_sources
 from marey.clips.datasets.source import Listing, Source, is_split, number_labels, split_name
 from marey.clips.frames import holds_frames
@@ -22,7 +24,7 @@ LABELS = "labels.csv"
 _TABLES = {".csv", ".tsv", ".txt", ".lst", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".xml"}
 _TEXTS = {".html", ".htm", ".md", ".rst", ".log", ".nfo", ".md5", ".sha1", ".sha256", ".py", ".sh"}
 _SUBTITLES = {".srt", ".vtt", ".ass", ".ssa"}
-_BESIDE_VIDEOS = _TABLES | _TEXTS | _SUBTITLES
+_BESIDE_VIDEOS = {*_TABLES, *_TEXTS, *_SUBTITLES, *beside.SUFFIXES}
 
 
 def reads(path: Path) -> bool:
@@ -68,8 +70,8 @@ def _videos(root: Path) -> list[Path]:
         files = [path for path in files if path.suffix.lower() not in _BESIDE_VIDEOS]
         frames = holds_frames([path.name for path in files])
         found += [Path(folder)] if frames else [path for path in files if path.is_file()]
-    beside = {path.parent for path in found if path.is_dir()}
-    return [*found, *(path for path in empty if path.parent in beside)]
+    around = {path.parent for path in found if path.is_dir()}
+    return [*found, *(path for path in empty if path.parent in around)]
 
 
 def _labelled(sources: list[Source]) -> list[Source]:

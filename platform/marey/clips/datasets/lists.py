@@ -6,7 +6,8 @@
     frames/a 120 3                                  a folder of frames with their number; and other forms with three or
                                                     four fields, all told in `marey.clips.datasets.counts`
     path,label,split                                a header: any order, more columns are ignored; start_frame,
-                                                    num_frames or end_frame, and fps as in `marey.clips.datasets.counts`
+                                                    num_frames or end_frame, fps as in `marey.clips.datasets.counts`;
+                                                    joints, boxes: NumPy files (`marey.clips.streams`), or nothing
 
 Paths are relative to the list's folder (or to ``root``), and lead to a video or a folder of frames. A range of frames
 becomes part of the source's name, ``a[30:90]``, so that a list may take several of one video. A file that a list names
@@ -17,7 +18,7 @@ the file and the line's number.
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marey.clips.datasets.counts import by_column, with_range
@@ -32,6 +33,7 @@ _PATH = (
 _NUMBER = ("label", "label_id", "class_id", "class_index", "target")
 _NAME = ("label_name", "class", "class_name", "action", "category", "label")
 _SPLIT = ("split", "subset", "partition", "set")
+_FILES = ("joints", "boxes")
 _SUFFIXES = {".csv", ".tsv", ".txt", ".lst", ".list"}
 
 
@@ -114,6 +116,8 @@ def _source(path: Path, line: _Line, base: Path) -> Source:
     if name is None:
         raise wrong(path, line.number, "no path", f"one in the column {' or '.join(_PATH[:4])}")
     source = Source(name, str(base / name), *_label(path, line), split_name(line.first(_SPLIT)))
+    joints, boxes = (str(base / file) if (file := line.first((kind,))) else None for kind in _FILES)
+    source = replace(source, joints=joints, boxes=boxes)
     return with_range(source, line.first, path, line.number)
 
 

@@ -25,7 +25,8 @@ class Source:
 
     ``start_frame``: frames to leave out at its beginning, and ``num_frames``: how many it has from there on; None: all
     of it (a video file knows its length: without ``start_frame``, ``num_frames`` says nothing of it). ``fps``: frames a
-    second of a folder of pictures, None: as the settings say.
+    second of a folder of pictures, None: as the settings say. ``joints``, ``boxes``: files that tell of people in all
+    its frames (`marey.clips.streams`), absolute paths.
     """
 
     source_id: str
@@ -36,6 +37,8 @@ class Source:
     start_frame: int | None = None
     num_frames: int | None = None
     fps: float | None = None
+    joints: str | None = None
+    boxes: str | None = None
 
 
 class Listing(NamedTuple):
@@ -103,4 +106,5 @@ def unique(sources: Iterable[Source], where: str) -> list[Source]:
 
 def _told(source: Source) -> str:
     label = source.label_name if source.label_name is not None else source.label
-    return f"label {label}, split {source.split}, file {source.uri}"
+    beside = "".join(f", {kind} {path}" for kind in ("joints", "boxes") if (path := getattr(source, kind)))
+    return f"label {label}, split {source.split}, file {source.uri}{beside}"
