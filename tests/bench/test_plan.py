@@ -1,10 +1,12 @@
 """The bench of plans: every order is measured, PyTorch's up to a number of rows."""
 
+import pytest
 from rich.console import Console
 
 from marey.bench.plan import ORDERS, PlanBench, run
 
 
+@pytest.mark.slow
 def test_every_order_is_measured_and_memory_does_not_grow_with_the_rows():
     console = Console(record=True, width=120)
     found = run(PlanBench(rows=(1000, 2_000_000), torch_rows=1000, steps=2, batch=64), console)

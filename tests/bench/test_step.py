@@ -69,12 +69,14 @@ def test_table(tmp_path):
     assert "…" not in printed
 
 
+@pytest.mark.slow
 def test_same_table_where_rows_are_built_anew_each_turn(monkeypatch):
     monkeypatch.setattr(memory, "free", lambda device: 0)
     (measured,) = run(StepBench(**TINY), Console(quiet=True))
     assert all(len(one.seconds) == 1 for one in measured)
 
 
+@pytest.mark.slow
 def test_a_row_out_of_memory_is_told_and_leaves_the_others(monkeypatch, capsys):
     prepare = rows.prepare
 

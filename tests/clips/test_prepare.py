@@ -231,6 +231,7 @@ def test_settings_out_of_range_are_refused(words: dict[str, object]) -> None:
         ClipStorage().replace(**words)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SHARED is None, reason="no folder of reference videos")
 def test_every_broken_reference_file_ends_somewhere(tmp_path: Path) -> None:
     assert SHARED is not None

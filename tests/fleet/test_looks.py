@@ -5,6 +5,8 @@ import pytest
 from marey.clips.looks import look
 from marey.fleet import looks as fleet_looks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_rows_looked_at_on_a_cluster_are_those_of_one_process(table, monkeypatch):

@@ -14,6 +14,8 @@ from marey.fleet.tables import build_table
 from store import WRITES
 from videos import write_unusable, write_video
 
+pytestmark = pytest.mark.slow
+
 FAST = ClipStorage(preset="ultrafast")
 
 
