@@ -62,7 +62,7 @@ def check_motion(row: ClipRow, times: float = 1, tolerance: float = 0.3) -> None
 @pytest.mark.parametrize("method", ["dis", "tvl1"])
 def test_a_moved_picture_has_the_flow_it_was_moved_by(method: str) -> None:
     first, second = (grey(frame) for frame in moving(2))
-    flow = estimator(method)(first, second)  # type: ignore[arg-type]
+    flow = estimator(method)(first, second)
     assert flow.dtype == np.float32
     assert np.abs(flow[16:-16, 16:-16] - STEP).max() < 0.3
 

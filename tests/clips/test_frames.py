@@ -34,13 +34,13 @@ def write_frames(folder: Path, frames: Pixels | int = 8, name: str = "img_{:05d}
 
 def prepared(folder: Path, storage: ClipStorage = RAW, **known: object) -> Pixels:
     """All frames of a source's rows."""
-    rows = prepare_source(Source("a", str(folder), **known), storage)  # type: ignore[arg-type]
+    rows = prepare_source(Source("a", str(folder), **known), storage)
     assert isinstance(rows, list), rows
     return np.concatenate([read_frames(row, range(row.num_frames)) for row in rows])
 
 
 def reason(folder: Path, storage: ClipStorage = RAW, **known: object) -> tuple[str, str]:
-    refused = prepare_source(Source("a", str(folder), **known), storage)  # type: ignore[arg-type]
+    refused = prepare_source(Source("a", str(folder), **known), storage)
     assert isinstance(refused, Quarantined)
     return refused.stage, refused.reason
 

@@ -168,29 +168,32 @@ def _members(sample: dict[str, Any]) -> Sample:
     return {"payload": sample["h264"], **json.loads(sample["json"])}
 
 
+def _decoding(dataset: Any, job: Job) -> Any:
+    """A peer's class of data sets, whose samples come decoded."""
+    decode = Decode(job)
+
+    class Clips(dataset):
+        def __getitem__(self, index: Any) -> tuple[int, torch.Tensor]:
+            return decode(super().__getitem__(index))
+
+    return Clips
+
+
 def litdata(job: Job) -> Callable[[int], Batches]:
     """Lightning's chunks of samples."""
-    library, decoded = importlib.import_module("litdata"), Decode(job)
-
-    class Clips(library.StreamingDataset):  # type: ignore[name-defined]
-        def __getitem__(self, index: Any) -> tuple[int, torch.Tensor]:
-            return decoded(super().__getitem__(index))
-
-    dataset = Clips(job["folder"], shuffle=True, drop_last=False)
+    library = importlib.import_module("litdata")
+    dataset = _decoding(library.StreamingDataset, job)(job["folder"], shuffle=True, drop_last=False)
     loader = library.StreamingDataLoader(dataset, batch_size=job["batch"], **_workers(job))
     return lambda number: iter(loader)
 
 
 def mosaic(job: Job) -> Callable[[int], Batches]:
     """MosaicML's shards."""
-    library, decoded = _streaming(), Decode(job)
-
-    class Clips(library.StreamingDataset):  # type: ignore[name-defined]
-        def __getitem__(self, index: Any) -> tuple[int, torch.Tensor]:
-            return decoded(super().__getitem__(index))
-
+    library = _streaming()
     # One canonical node: with its default of 64 it repeats samples until their number divides.
-    dataset = Clips(local=job["folder"], batch_size=job["batch"], shuffle=True, num_canonical_nodes=1)
+    dataset = _decoding(library.StreamingDataset, job)(
+        local=job["folder"], batch_size=job["batch"], shuffle=True, num_canonical_nodes=1
+    )
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=job["batch"], **_workers(job))
     return lambda number: iter(loader)
 
