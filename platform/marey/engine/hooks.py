@@ -78,13 +78,17 @@ class Tracking:
     def __init__(self, tracker: Tracker | None, config: LogConfig) -> None:
         self.tracker = tracker
         self.config = config
+        self.cost = 0.0
+        """Seconds that the last point took from training."""
 
     def on(self, event: Event) -> None:
         """See `Hook.on`."""
         if self.tracker is None:
             return
         if isinstance(event, Stepped) and (event.clock.done or event.clock.step % self.config.metrics_every == 0):
-            self.tracker.metrics(event.clock.step, _numbers(event))
+            began = time.perf_counter()
+            self.tracker.metrics(event.clock.step, {**_numbers(event), "speed/tracking_ms": 1000 * self.cost})
+            self.cost = time.perf_counter() - began
         elif isinstance(event, Evaluated):
             self.tracker.metrics(event.clock.step, _judgement(event))
         elif isinstance(event, Saving):
