@@ -3,6 +3,7 @@
 A strategy knows no recipe: it calls ``recipe(batch, mode=...)``, takes gradients of the loss and steps the optimiser.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ class Strategy:
         self.optim = optim
         self.moments = MOMENTS[optim.kind]
         self.ema: Ema | None = None
+        self._buffers_before: dict[str, Tensor] = {}
         self.config = config
         self.device = device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
@@ -109,8 +111,37 @@ class Strategy:
             synchronise(recipe)
 
     def step(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
-        """Forward and backward over this worker's micro-batches, one optimiser step. Collective."""
+        """One optimiser step, whatever its numbers are. Collective."""
+        result = self.compute(micro_batches)
+        self.apply(lr)
+        return result
+
+    def compute(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """Forward and backward over this worker's micro-batches. Collective.
+
+        Weights, moments and the moving average stay as they are: `apply` or `discard` must follow.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how to compute gradients")
+
+    def apply(self, lr: float) -> None:
+        """Clip the gradients that `compute` has left and step with them; then they are gone. Collective."""
         raise TypeError(f"{type(self).__name__} does not say how to step")
+
+    def discard(self) -> None:
+        """Drop the gradients that `compute` has left, and what its forward passes changed. Collective.
+
+        Afterwards the state is, bit for bit, that before `compute`: running statistics of batch norms go back too.
+        """
+        self._drop_gradients()
+        for name, buffer in self._buffers():
+            buffer.copy_(self._buffers_before[name])
+
+    def _drop_gradients(self) -> None:
+        raise TypeError(f"{type(self).__name__} does not say how to drop gradients")
+
+    def _remember_buffers(self) -> None:
+        """What `discard` puts back; called before the first forward pass of a step."""
+        self._buffers_before = {name: buffer.clone() for name, buffer in self._buffers()}
 
     def forward(self, batch: Batch, mode: Mode) -> Step:
         """Without gradients, in evaluation mode. Collective: every worker calls it equally often."""
@@ -194,14 +225,18 @@ class Strategy:
             whole.append(torch.cat(parts).cpu())
         return whole[0], whole[1]
 
-    def _result(self, steps: Sequence[Step], grad_norm: float) -> StepResult:
-        """Means over the micro-batches, gathered over the workers."""
+    def _result(self, steps: Sequence[Step], grad_norm: Tensor) -> StepResult:
+        """Means over the micro-batches, gathered over the workers; so all of them see, and judge, the same numbers."""
         names = sorted(steps[0].metrics)
         scalars = [step.loss.detach() for step in steps]
         columns = [torch.stack(scalars), *(torch.stack([step.metrics[name] for step in steps]) for name in names)]
-        gathered = self.gather(torch.stack([column.double().mean() for column in columns]).tolist())
-        means = [sum(column) / len(gathered) for column in zip(*gathered, strict=True)]
-        return StepResult([row[0] for row in gathered], dict(zip(names, means[1:], strict=True)), grad_norm)
+        means = [column.double().mean() for column in columns]
+        gathered = self.gather(torch.stack([*means, grad_norm.double().to(self.device)]).tolist())
+        losses, *metrics, norms = (list(column) for column in zip(*gathered, strict=True))
+        # Equal on all workers, unless one of them is broken: then the first that shows it.
+        norm = next((one for one in norms if not math.isfinite(one)), norms[0])
+        averages = [sum(column) / len(column) for column in metrics]
+        return StepResult(losses, dict(zip(names, averages, strict=True)), norm)
 
 
 class TorchStrategy(Strategy):
@@ -220,24 +255,31 @@ class TorchStrategy(Strategy):
         self.optimizer = self._new_optimizer()
         self._start_ema()
 
-    def step(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
-        """See `Strategy.step`; gradients are averaged over the workers once, with the last micro-batch."""
+    def compute(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """See `Strategy.compute`; gradients are averaged over the workers once, with the last micro-batch."""
         self.module.train()
+        self._remember_buffers()
         steps = []
         for place, batch in enumerate(micro_batches):
             with self._accumulating(place < len(micro_batches) - 1):
                 step = self.module(batch.to(self.device))
                 (step.loss / len(micro_batches)).backward()
                 steps.append(step)
-        trained = [p for p in self.parameters.values() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        self._norm = nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        return self._result(steps, self._norm)
+
+    def apply(self, lr: float) -> None:
+        """See `Strategy.apply`."""
         if self.optim.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(trained, self.optim.clip_grad, norm)
+            trained = [p for p in self.parameters.values() if p.grad is not None]
+            nn.utils.clip_grads_with_norm_(trained, self.optim.clip_grad, self._norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._update_ema()
-        return self._result(steps, float(norm))
+
+    def _drop_gradients(self) -> None:
+        self.optimizer.zero_grad()
 
     def _accumulating(self, more: bool) -> Any:
         return self.module.no_sync() if more and isinstance(self.module, DistributedDataParallel) else nullcontext()

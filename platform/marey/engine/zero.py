@@ -45,6 +45,7 @@ class DeepSpeedStrategy(Strategy):
         self.deepspeed = _import_deepspeed(device)
         self.accumulation = accumulation
         self.engine: Any = None
+        self._norms: list[Tensor] = []
 
     def _start(self) -> None:
         """Wrap the recipe; put off until weights are loaded, because stage 3 takes them apart here."""
@@ -73,12 +74,13 @@ class DeepSpeedStrategy(Strategy):
             "wall_clock_breakdown": False,
         }
 
-    def step(self, micro_batches: Sequence[Batch], lr: float) -> StepResult:
-        """See `Strategy.step`."""
+    def compute(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """See `Strategy.compute`."""
         if self.engine is None:
             self._start()
         assert len(micro_batches) == self.accumulation, "DeepSpeed counts micro-batches itself"
         self.engine.train()
+        self._remember_buffers()
         steps = []
         for batch in micro_batches:
             step = self.engine(batch.to(self.device))
@@ -86,13 +88,55 @@ class DeepSpeedStrategy(Strategy):
             steps.append(step)
             if len(steps) < len(micro_batches):
                 self.engine.step()
-        norm = _plain_norm(self.parameters.values()) if self.config.zero == 0 else 0.0
+        self._norms = self._norms_of_groups()
+        return self._result(steps, self._combined(self._norms))
+
+    def apply(self, lr: float) -> None:
+        """See `Strategy.apply`."""
         set_lr(self.engine.optimizer, lr)
-        self.engine.step()
-        if self.config.zero > 0:
-            norm = float(self.engine.get_global_grad_norm())
+        with self._answering(self._norms):
+            self.engine.step()
         self._update_ema()
-        return self._result(steps, norm)
+
+    def _drop_gradients(self) -> None:
+        """At an infinite norm, stages 1 to 3 leave a step out by themselves, and clear all that they keep for it."""
+        if self.config.zero == 0:
+            self.engine.zero_grad()
+            self.engine.micro_steps += 1
+            return
+        with self._answering([torch.full_like(self._norms[0], torch.inf)]):
+            self.engine.step()
+
+    def _norms_of_groups(self) -> list[Tensor]:
+        """Norms of the averaged gradients: of each of stage 3's groups, else one of all."""
+        if self.config.zero == 0:
+            return [_plain_norm(self.parameters.values())]
+        if self.config.zero == 3:
+            return self.engine.optimizer._get_norm_groups()
+        return [self.engine.optimizer.scaled_global_norm()]
+
+    def _combined(self, norms: list[Tensor]) -> Tensor:
+        """The norm over all groups; infinite where that of one is not finite (which ZeRO marks by -1)."""
+        if self.config.zero < 3:
+            return norms[0]
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        return combine_grad_norm_groups(norms)
+
+    @contextmanager
+    def _answering(self, norms: list[Tensor]) -> Iterator[None]:
+        """Inside, ZeRO's optimiser takes ``norms`` for those of its gradients, rather than compute them again."""
+        if self.config.zero == 0:
+            yield
+            return
+        optimizer = self.engine.optimizer
+        question = "_get_norm_groups" if self.config.zero == 3 else "scaled_global_norm"
+        assert hasattr(optimizer, question)
+        setattr(optimizer, question, lambda: norms if self.config.zero == 3 else norms[0])
+        try:
+            yield
+        finally:
+            delattr(optimizer, question)
 
     @torch.no_grad()
     def forward(self, batch: Batch, mode: Mode) -> Step:
@@ -243,10 +287,9 @@ def _gathered(parameter: nn.Parameter) -> Tensor:
         return parameter.detach().clone()
 
 
-def _plain_norm(parameters: Any) -> float:
+def _plain_norm(parameters: Any) -> Tensor:
     """Norm of the averaged gradients: stage 0 in fp32 does not keep one."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 @contextmanager
