@@ -14,7 +14,7 @@ class Clock:
     """How far a run has come. Advanced by `tick` only; a checkpoint holds it."""
 
     step: int
-    """Optimiser steps done."""
+    """Optimiser steps done, those included whose batch was left out."""
     total_steps: int
     """Steps of the whole run."""
     batch: int
@@ -74,6 +74,27 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Instead of `Stepped`: after a step whose batch was left out, with weights and moments as they were."""
+
+    clock: Clock
+    count: int
+    """Steps left out so far."""
+    reason: str
+    """Its numbers and clips; that it was decided before, where a run comes to it again."""
+
+
+@dataclass(frozen=True)
+class GoingBack:
+    """At a bad step, before the newest checkpoint is taken up again, which `Started` then tells."""
+
+    clock: Clock
+    """Before the step."""
+    reason: str
+    """Its numbers and clips."""
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """After a validation."""
 
@@ -118,7 +139,7 @@ class Ended:
     clock: Clock
 
 
-Event = Started | Stepped | Evaluated | Saving | CheckpointWritten | Ended
+Event = Started | Stepped | LeftOut | GoingBack | Evaluated | Saving | CheckpointWritten | Ended
 
 
 class Hook(Protocol):

@@ -9,7 +9,18 @@ import torch
 from pydantic import Field
 
 from marey.config import Config
-from marey.engine.events import CheckpointWritten, Clock, Ended, Evaluated, Event, Saving, Started, Stepped
+from marey.engine.events import (
+    CheckpointWritten,
+    Clock,
+    Ended,
+    Evaluated,
+    Event,
+    GoingBack,
+    LeftOut,
+    Saving,
+    Started,
+    Stepped,
+)
 from marey.tracking.base import Tracker
 
 
@@ -43,6 +54,10 @@ class Progress:
                 _say(f"resumed from the checkpoint of step {event.resumed_from}")
         elif isinstance(event, Stepped) and self._due(event):
             _say(self._line(event))
+        elif isinstance(event, LeftOut):
+            _say(f"step {event.clock.step}/{event.clock.total_steps} left out, {event.count} so far: {event.reason}")
+        elif isinstance(event, GoingBack):
+            _say(f"step {event.clock.step + 1}: going back to the newest checkpoint: {event.reason}")
         elif isinstance(event, Evaluated):
             shown = "  ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
             _say(f"validation at step {event.clock.step}  {shown}  ({event.seconds:.1f} s)")
@@ -89,6 +104,8 @@ class Tracking:
             began = time.perf_counter()
             self.tracker.metrics(event.clock.step, {**_numbers(event), "speed/tracking_ms": 1000 * self.cost})
             self.cost = time.perf_counter() - began
+        elif isinstance(event, LeftOut):
+            self.tracker.metrics(event.clock.step, {"train/skipped": float(event.count)})
         elif isinstance(event, Evaluated):
             self.tracker.metrics(event.clock.step, _judgement(event))
         elif isinstance(event, Saving):

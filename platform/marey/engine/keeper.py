@@ -65,12 +65,14 @@ class Keeper:
         """
         began = time.perf_counter()
         written = self.finish()
-        mean = sum(self.losses) / max(1, len(self.losses))
+        # Where every step since was left out, the mean before stands.
+        mean = sum(self.losses) / len(self.losses) if self.losses else self.last.get("loss")
         self.losses, self._improved, self._saved_at = [], False, time.monotonic()
-        if self._note("loss", mean, lower=True) and self.config.keep_best == "loss":
+        if mean is not None and self._note("loss", mean, lower=True) and self.config.keep_best == "loss":
             self.best_step = clock.step
         state = self.strategy.state()
-        told = {"mean_loss": mean, "best_step": self.best_step, "best": dict(self.best), "last": dict(self.last)}
+        known = {} if mean is None else {"mean_loss": mean}
+        told = {**known, "best_step": self.best_step, "best": dict(self.best), "last": dict(self.last)}
         if self.strategy.rank == 0:
             self._writing = self._writer.submit(self._write, state, {**facts, **told})
         path = self.directory / f"{clock.step:012d}"

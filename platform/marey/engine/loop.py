@@ -1,4 +1,4 @@
-"""The training loop: restore; for each step: feed, step, check, tick, tell, save when due."""
+"""The training loop: restore; for each step: feed, compute, judge, apply, tick, tell, save when due."""
 
 import json
 import math
@@ -11,11 +11,25 @@ from typing import Any
 
 from torch import distributed
 
+from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
-from marey.engine import checkpoint
+from marey.engine import checkpoint, replicas
+from marey.engine.bad_steps import BadSteps, BadStepsConfig, Verdict
 from marey.engine.checkpoint import CheckpointConfig, Saved
 from marey.engine.evaluate import Feed, evaluate, per_source
-from marey.engine.events import Clock, Ended, Evaluated, Event, Hook, Saving, Started, Stepped, emit
+from marey.engine.events import (
+    Clock,
+    Ended,
+    Evaluated,
+    Event,
+    GoingBack,
+    Hook,
+    LeftOut,
+    Saving,
+    Started,
+    Stepped,
+    emit,
+)
 from marey.engine.keeper import Keeper
 from marey.engine.optim import Schedule
 from marey.engine.strategy import StepResult, Strategy
@@ -45,6 +59,9 @@ class Fit:
     """Where checkpoints go."""
     checkpoint: CheckpointConfig
     total_steps: int
+    bad_steps: BadStepsConfig
+    check_replicas: int | None = None
+    """Steps from one comparison of the workers' weights to the next; the last step always has one."""
     validation: Validation | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
     """What a checkpoint should say of where it comes from."""
@@ -53,11 +70,22 @@ class Fit:
 def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
     """Train until ``total_steps``, from the newest whole checkpoint if there is one. Collective.
 
-    Raises `TrainingError` at a loss or gradient that is not finite, before anything of that step is saved.
+    Raises `TrainingError` at a bad step (`BadStepsConfig`) that stops the run, before anything of it is saved, and
+    where workers that should hold the same weights do not.
     """
+    clock = _go(job, strategy, hooks)
+    while not clock.done:
+        clock = _go(job, strategy, hooks)
+    emit(hooks, Ended(clock))
+    return clock
+
+
+def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
+    """From the newest checkpoint to the end, or to a bad step at which to go back there; the clock at that time."""
     saved = _restore(job, strategy)
     clock = Clock(saved.step if saved else 0, job.total_steps, job.order.batch, job.order.plan.epoch_length)
     keeper = Keeper(job.directory, job.checkpoint, strategy, saved)
+    bad = BadSteps(job.bad_steps, job.directory, saved.state if saved else {}, strategy.rank)
     emit(hooks, Started(clock, saved.step if saved else None, strategy, keeper.best))
     accumulation = job.order.batch // strategy.world // job.order.micro_batch
     feed = job.feed(job.order, clock.step, job.total_steps, strategy.rank, strategy.world)
@@ -67,25 +95,66 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
             micro_batches = [next(batches) for _ in range(accumulation)]
             waited = time.perf_counter() - began
             lr = job.schedule.lr(clock.step)
-            result = strategy.step(micro_batches, lr)
-            _check_finite(job, clock, result)
+            outcome = _attempt(job, strategy, clock, micro_batches, bad)
+            if isinstance(outcome, Verdict) and outcome.action == "rollback":
+                _emit_all(hooks, keeper.finish())
+                if _go_back(job, strategy, clock, bad):
+                    emit(hooks, GoingBack(clock, outcome.reason))
+                    return clock
             clock = clock.tick()
             seconds = time.perf_counter() - began
             decode = sum(batch.decode_seconds for batch in micro_batches)
             told = strategy.gather([waited, decode, keeper.landed(), keeper.overdue()])
             waits, decodes, landed, overdue = (list(column) for column in zip(*told, strict=True))
-            emit(hooks, _stepped(clock, result, lr, seconds, (max(waits), sum(decodes)), strategy))
-            keeper.stepped(result.loss)
+            if isinstance(outcome, StepResult):
+                emit(hooks, _stepped(clock, outcome, lr, seconds, (max(waits), sum(decodes)), strategy))
+                keeper.stepped(outcome.loss)
+            else:
+                emit(hooks, LeftOut(clock, bad.count(clock.step), outcome.reason))
             _emit_all(hooks, keeper.finish(wait=False) if any(landed) else [])
+            if job.check_replicas and (clock.done or clock.step % job.check_replicas == 0):
+                replicas.check(strategy, clock.step)
             if job.validation is not None and (clock.done or clock.step % job.validation.every == 0):
                 evaluated = _validate(job, strategy, clock, keeper)
                 emit(hooks, evaluated)
             if clock.done or keeper.due(clock) or any(overdue):
                 emit(hooks, Saving(clock))
-                _emit_all(hooks, keeper.save(clock, _facts(job, clock)))
+                _emit_all(hooks, keeper.save(clock, _facts(job, clock) | bad.facts()))
         _emit_all(hooks, keeper.finish())
-    emit(hooks, Ended(clock))
     return clock
+
+
+def _attempt(
+    job: Fit, strategy: Strategy, clock: Clock, micro_batches: Sequence[Batch], bad: BadSteps
+) -> StepResult | Verdict:
+    """One step, unless its batch is or was judged bad: then the state is as before, and the verdict says why."""
+    step = clock.step + 1
+    if bad.leaves_out(step):
+        return Verdict("skip", "as was decided before")
+    result = strategy.compute(micro_batches)
+    verdict = bad.judge(step, result)
+    if verdict is None:
+        strategy.apply(job.schedule.lr(clock.step))
+        return result
+    rate = f"learning rate {job.schedule.lr(clock.step):.3g}"
+    clips = f"Clips of the batch: {_clips(job, clock, result)}"
+    if verdict.action == "stop":
+        raise TrainingError(
+            f"step {step}: {verdict.reason}, {rate}; training stops and keeps the checkpoint before. {clips}. A lower "
+            "optim.base_lr or optim.clip_grad=1.0 may help; bad_steps.not_finite=skip leaves such batches out"
+        )
+    strategy.discard()
+    if verdict.action == "skip":
+        bad.leave_out(step)
+    return Verdict(verdict.action, f"{verdict.reason}, {rate}. {clips}")
+
+
+def _go_back(job: Fit, strategy: Strategy, clock: Clock, bad: BadSteps) -> bool:
+    """Leave the batch out; whether there is a checkpoint to go back to. Rank 0 looks for all. Collective."""
+    known = checkpoint.steps(job.directory)
+    since = int(strategy.shared({"since": int(known[-1].name) if known else -1})["since"])
+    bad.leave_out(clock.step + 1, since if since >= 0 else None)
+    return since >= 0
 
 
 def _emit_all(hooks: Sequence[Hook], events: Sequence[Event]) -> None:
@@ -125,21 +194,14 @@ def _restore(job: Fit, strategy: Strategy) -> Saved | None:
     return saved
 
 
-def _check_finite(job: Fit, clock: Clock, result: StepResult) -> None:
-    """Stop before a poisoned state is saved; every worker sees the same numbers and so decides alike."""
-    if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
-        return
+def _clips(job: Fit, clock: Clock, result: StepResult) -> str:
+    """The clips of the workers whose loss is not finite; of all, where none's is so."""
     world = len(result.losses)
     at_fault = [rank for rank, loss in enumerate(result.losses) if not math.isfinite(loss)] or range(world)
     samples = [one for rank in at_fault for one in job.order.plan.slice(clock.step, job.order.batch, rank, world)]
     sources, starts = (job.order.table.column(name) for name in ("source_id", "start_s"))
     ids = list(dict.fromkeys(f"{sources[one.row]}@{starts[one.row]:.3f}" for one in samples))
-    listed = ", ".join(ids[:MOST_IDS]) + (f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else "")
-    raise TrainingError(
-        f"step {clock.step + 1}: loss {result.loss}, gradient norm {result.grad_norm}, learning rate "
-        f"{job.schedule.lr(clock.step):.3g}; training stops and keeps the checkpoint before. Clips of the batch: "
-        f"{listed}. A lower optim.base_lr or optim.clip_grad=1.0 may help"
-    )
+    return ", ".join(ids[:MOST_IDS]) + (f" and {len(ids) - MOST_IDS} more" if len(ids) > MOST_IDS else "")
 
 
 def _facts(job: Fit, clock: Clock) -> dict[str, Any]:

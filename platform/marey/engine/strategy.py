@@ -38,6 +38,9 @@ class EngineConfig(Config):
     """blocks: keep each block's input only and compute the block again in the backward pass."""
     sync_batch_norm: bool = False
     """Batch norm over the clips of all workers' passes, not of each worker's own."""
+    check_replicas: int | None = Field(500, gt=0)
+    """Steps from one comparison of all workers' weights, bit for bit, to the next; none: never. Under ZeRO stage 3
+    there is nothing to compare: each worker holds a part of its own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU that the worker was given, else the CPU."""
 
@@ -152,7 +155,7 @@ class Strategy:
         raise TypeError(f"{type(self).__name__} does not say how to save")
 
     def load(self, state: TrainState) -> None:
-        """Take up ``state``, which every worker holds. Collective, before the first step."""
+        """Take up ``state``, which every worker holds, in the place of all there is. Collective, between two steps."""
         raise TypeError(f"{type(self).__name__} does not say how to load")
 
     @contextmanager
@@ -169,6 +172,11 @@ class Strategy:
         if self.world > 1:
             for _, buffer in self._buffers():
                 distributed.broadcast(buffer, src=0)
+
+    def replicas(self) -> dict[str, Tensor]:
+        """What every worker should hold alike, bit for bit: parameters, and synchronised batch norms' statistics."""
+        statistics = dict(self._buffers()) if self.config.sync_batch_norm else {}
+        return {name: parameter.data for name, parameter in self.recipe.named_parameters()} | statistics
 
     def _buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Buffers that are part of the state; tables that a model computes itself are not."""
@@ -329,7 +337,8 @@ def load_moments(
     state: TrainState,
     keys: tuple[str, ...],
 ) -> None:
-    """The optimiser's tensors from a state that holds them whole."""
+    """The optimiser's tensors from a state that holds them whole, instead of those it has."""
+    optimizer.state.clear()
     for name, moments in state.moments.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {key: moments[key].to(parameter.device, copy=True) for key in keys}

@@ -177,12 +177,15 @@ class DeepSpeedStrategy(Strategy):
     def load(self, state: TrainState) -> None:
         """See `Strategy.load`.
 
-        Weights go into the recipe before DeepSpeed takes it apart; in stage 3 setting only the fp32 partitions would
-        leave the first forward on old weights.
+        At first, weights go into the recipe before DeepSpeed takes it apart.
         """
-        load_weights(self.recipe, state.weights)
-        self._start()
+        if self.engine is None:
+            load_weights(self.recipe, state.weights)
+            self._start()
+        else:
+            self._replace_weights(state.weights)
         self._load_ema(state)
+        self._inner().state.clear()
         if not state.moments:
             return
         if self.config.zero == 0:
@@ -200,6 +203,29 @@ class DeepSpeedStrategy(Strategy):
                     safe_set_local_optimizer_state(parameter, self._partition(name, moments[key]), key)
                 else:
                     safe_set_full_optimizer_state(parameter, moments[key].to(self.device), key)
+
+    def _replace_weights(self, weights: dict[str, Tensor]) -> None:
+        """Other weights for an engine that has been started: what it computes with, and the fp32 copies it steps on."""
+        if self.config.zero < 3:
+            load_weights(self.recipe, weights)
+            if self.config.zero > 0:
+                self.engine.optimizer.refresh_fp32_params()
+            return
+        from deepspeed.utils import safe_set_local_fp32_param
+
+        for name, buffer in self._buffers():
+            buffer.copy_(weights[name])
+        for name, parameter in self.parameters.items():
+            own = self._partition(name, weights[name]).to(self.device)
+            parameter.ds_tensor.data.copy_(own)
+            if parameter.requires_grad:
+                safe_set_local_fp32_param(parameter, own)
+            if parameter.numel() == parameter.ds_numel:  # gathered at the moment, or kept whole
+                parameter.data.copy_(weights[name])
+
+    def replicas(self) -> dict[str, Tensor]:
+        """See `Strategy.replicas`; in stage 3 each worker holds a part of its own, and there is nothing to compare."""
+        return {} if self.config.zero == 3 else super().replicas()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

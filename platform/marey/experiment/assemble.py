@@ -97,6 +97,8 @@ def fit_of(training: Training, table: ClipTable, order: FeedOrder, directory: Pa
         schedule=schedule(training.optim, training.batch, steps, order.plan.epoch_length / training.batch),
         directory=directory / "checkpoints",
         checkpoint=training.checkpoint,
+        bad_steps=training.bad_steps,
+        check_replicas=training.engine.check_replicas,
         total_steps=steps,
         validation=validation_of(training, table, order, world),
         lineage=lineage(training, table),

@@ -18,7 +18,8 @@ from marey.experiment.training import Training
 # Settings with which a run may go on though they differ: they change how it is computed, not what.
 RESUMABLE = (
     "name", "results", "table", "tables", "videos", "epochs", "engine.strategy", "engine.zero", "engine.micro_batch",
-    "engine.activation_checkpointing", "engine.device", "checkpoint", "log", "tracking", "fleet", "validation",
+    "engine.activation_checkpointing", "engine.device", "engine.check_replicas", "bad_steps", "checkpoint", "log",
+    "tracking", "fleet", "validation",
 )  # fmt: skip
 SETTINGS = "settings.yaml"
 

@@ -10,6 +10,7 @@ from marey.clips.augment import AugmentConfig
 from marey.clips.quotas import BalanceConfig
 from marey.clips.sample import SamplingConfig, ViewConfig
 from marey.config import Config
+from marey.engine.bad_steps import BadStepsConfig
 from marey.engine.checkpoint import CheckpointConfig
 from marey.engine.hooks import LogConfig
 from marey.engine.optim import OptimConfig
@@ -75,6 +76,8 @@ class Training(Config):
     """What is evaluated while training."""
     optim: OptimConfig = OptimConfig()
     """How the weights are changed."""
+    bad_steps: BadStepsConfig = BadStepsConfig()
+    """What is done about a loss that is not finite, or a spike."""
     engine: EngineConfig = EngineConfig()
     """How it is computed."""
     checkpoint: CheckpointConfig = CheckpointConfig()
