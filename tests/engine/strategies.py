@@ -1,9 +1,7 @@
 """Run by `test_strategies` in one or two processes: the same steps under every strategy, from every saved state."""
 
 import json
-import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -15,6 +13,7 @@ from marey.engine.optim import OptimConfig
 from marey.engine.strategy import EngineConfig, Strategy, TrainState, build
 from marey.recipes.masked import MaskedConfig
 from marey.recipes.supervised import SupervisedConfig
+from worker_group import join
 
 STEPS, SAVED_AT = 20, 12
 BATCH, PASSES = 8, 2
@@ -153,12 +152,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ.setdefault("LOCAL_RANK", os.environ["RANK"])
-    distributed.init_process_group("gloo")
-    main(Path(sys.argv[1]))
-    distributed.destroy_process_group()
-    sys.stdout.flush()
-    # Not through the interpreter's end: a gloo thread that lets go of its last tensor then aborts the process.
-    os._exit(0)
+    join(lambda: main(Path(sys.argv[1])))

@@ -1,13 +1,13 @@
 """PyTorch and DeepSpeed ZeRO 0 to 3, at one and two workers, compute the same; what one saves any other loads."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import worker_group
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HERE = Path(__file__).resolve().parent
@@ -17,23 +17,7 @@ ROUNDING = 2e-5  # of a loss or a gradient norm, after twenty steps in fp32
 
 def run(world: int, folder: Path) -> dict[str, list[list[float]]]:
     """Run `strategies.py` in ``world`` processes; what it told."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    path = os.pathsep.join([str(HERE.parent.parent / "platform"), str(HERE.parent)])
-    group = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "strategies.py"), str(folder)],
-            env={**os.environ, **group, "PYTHONPATH": path, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outputs = [worker.communicate(timeout=800)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * world, "\n".join(output[-3000:] for output in outputs)
+    worker_group.run(HERE / "strategies.py", world, folder)
     return json.loads((folder / f"told{world}.json").read_text())
 
 
