@@ -95,7 +95,7 @@ def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
             micro_batches = [next(batches) for _ in range(accumulation)]
             waited = time.perf_counter() - began
             lr = job.schedule.lr(clock.step)
-            outcome = _attempt(job, strategy, clock, micro_batches, bad)
+            outcome = _attempt(job, strategy, clock, micro_batches, lr, bad)
             if isinstance(outcome, Verdict) and outcome.action == "rollback":
                 _emit_all(hooks, keeper.finish())
                 if _go_back(job, strategy, clock, bad):
@@ -125,7 +125,7 @@ def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
 
 
 def _attempt(
-    job: Fit, strategy: Strategy, clock: Clock, micro_batches: Sequence[Batch], bad: BadSteps
+    job: Fit, strategy: Strategy, clock: Clock, micro_batches: Sequence[Batch], lr: float, bad: BadSteps
 ) -> StepResult | Verdict:
     """One step, unless its batch is or was judged bad: then the state is as before, and the verdict says why."""
     step = clock.step + 1
@@ -134,14 +134,14 @@ def _attempt(
     result = strategy.compute(micro_batches)
     verdict = bad.judge(step, result)
     if verdict is None:
-        strategy.apply(job.schedule.lr(clock.step))
+        strategy.apply(lr)
         return result
-    rate = f"learning rate {job.schedule.lr(clock.step):.3g}"
+    rate = f"learning rate {lr:.3g}"
     clips = f"Clips of the batch: {_clips(job, clock, result)}"
     if verdict.action == "stop":
         raise TrainingError(
             f"step {step}: {verdict.reason}, {rate}; training stops and keeps the checkpoint before. {clips}. A lower "
-            "optim.base_lr or optim.clip_grad=1.0 may help; bad_steps.not_finite=skip leaves such batches out"
+            "optim.base_lr or optim.clip_grad=1.0 may help; settings bad_steps.… can leave such batches out"
         )
     strategy.discard()
     if verdict.action == "skip":

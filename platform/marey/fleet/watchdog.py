@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
 from marey.engine.evaluate import Feed
-from marey.engine.events import Ended, Event, Saving, Started, Stepped
+from marey.engine.events import Ended, Event, GoingBack, Saving, Started, Stepped
 
 BEAT_SECONDS = 1.0
 LOOK_SECONDS = 2.0
@@ -148,9 +148,11 @@ class Pulse:
     def on(self, event: Event) -> None:
         """See `Hook.on`. Collective at the start: the workers agree on what their group is called."""
         self.moved = time.monotonic()
-        if isinstance(event, Started):
+        if isinstance(event, Started) and self.group is None:
             self.group = event.strategy.shared({"group": float(time.time_ns())})["group"]
             threading.Thread(target=self._tell, name="pulse", daemon=True).start()
+        elif isinstance(event, Started | GoingBack):  # to a checkpoint, within these processes
+            self.doing, self.limit = "going back", max(self.smallest, LONG_SECONDS)
         elif isinstance(event, Stepped):
             self.steps.append(event.seconds)
             self.step, self.doing = event.clock.step, "training"
