@@ -10,7 +10,8 @@ from torch import distributed
 from marey.backbones.zoo import configure
 from marey.clips.batch import Batch
 from marey.engine.optim import OptimConfig
-from marey.engine.strategy import EngineConfig, Strategy, TrainState, build
+from marey.engine.strategy import EngineConfig, Strategy, build
+from marey.engine.train_state import TrainState
 from marey.recipes.masked import MaskedConfig
 from marey.recipes.supervised import SupervisedConfig
 from worker_group import join

@@ -10,7 +10,7 @@ import torch
 
 from marey.engine import checkpoint
 from marey.engine.checkpoint import CheckpointConfig, newest, prune, read, save, steps
-from marey.engine.strategy import TrainState
+from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
@@ -20,7 +20,7 @@ KILLED = """
 import os, shutil, sys, torch
 from pathlib import Path
 from marey.engine import checkpoint
-from marey.engine.strategy import TrainState
+from marey.engine.train_state import TrainState
 TOUCHES = {"open", "os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.listdir", "os.scandir"}
 state = TrainState({"w": torch.ones(1000)}, {"w": {key: torch.ones(1000) for key in ("exp_avg", "exp_avg_sq")}}, 2)
 def save(directory, last):

@@ -7,7 +7,7 @@ import torch
 
 from marey.engine import checkpoint
 from marey.engine.events import CheckpointWritten, Ended, Stepped
-from marey.engine.strategy import TrainState
+from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError
 from tiny_training import run, tiny
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from marey.backbones.zoo import configure, create_model
 from marey.engine import checkpoint
-from marey.engine.strategy import TrainState
+from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError, ConfigError
 from marey.inference.opened import open_weights
 

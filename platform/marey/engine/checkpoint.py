@@ -28,7 +28,7 @@ from torch import Tensor
 
 from marey.clips.location import sync_directory, write_atomically
 from marey.config import Config
-from marey.engine.strategy import TrainState
+from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -107,6 +107,7 @@ def _write_files(directory: Path, state: TrainState, facts: Mapping[str, Any]) -
     if state.ema:
         _write_tensors(directory, "ema", state.ema)
     record = {**facts, "optimizer_steps": state.optimizer_steps, "ema_updates": state.ema_updates}
+    record |= {"loss_scale": state.loss_scale, "loss_scale_steps": state.loss_scale_steps}
     (directory / "state.json").write_text(json.dumps(record, indent=1))
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _flushed_hash(path)} for path in _sorted(directory)}
     manifest = {"format_version": FORMAT_VERSION, "step": facts["step"], "files": files}
@@ -248,6 +249,8 @@ def read(saved: Saved) -> TrainState:
         int(saved.state.get("optimizer_steps", 0)),
         _read_tensors(saved.path, "ema"),
         int(saved.state.get("ema_updates", 0)),
+        float(saved.state.get("loss_scale", 0.0)),
+        int(saved.state.get("loss_scale_steps", 0)),
     )
 
 

@@ -13,7 +13,8 @@ from torch import distributed
 from marey.engine import checkpoint
 from marey.engine.checkpoint import CheckpointConfig, Saved
 from marey.engine.events import CheckpointWritten, Clock
-from marey.engine.strategy import Strategy, TrainState
+from marey.engine.strategy import Strategy
+from marey.engine.train_state import TrainState
 
 
 class Keeper:

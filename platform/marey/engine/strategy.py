@@ -6,7 +6,6 @@ A strategy knows no recipe: it calls ``recipe(batch, mode=...)``, takes gradient
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -18,8 +17,19 @@ from marey.clips.batch import Batch
 from marey.config import Config
 from marey.engine.ema import Ema
 from marey.engine.optim import MOMENTS, OptimConfig, optimizer, parameter_groups, set_lr
+from marey.engine.precision import Autocast, LossScale, Precision
+from marey.engine.train_state import (
+    TrainState,
+    copied,
+    load_ema,
+    load_moments,
+    load_weights,
+    moments_of,
+    weights_of,
+)
 from marey.nn.batch_norm import synchronise
-from marey.nn.block import set_checkpointing
+from marey.nn.block import set_checkpointing, set_compiled
+from marey.nn.layout import set_channels_last
 from marey.recipes.base import Mode, Recipe, Step
 
 
@@ -30,12 +40,17 @@ class EngineConfig(Config):
     """torch: one process, or DistributedDataParallel; deepspeed: ZeRO."""
     zero: Literal[0, 1, 2, 3] = 1
     """deepspeed: what is partitioned: nothing (0), moments (1), and gradients (2), and parameters (3)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products under autocast; parameters, moments and sums stay fp32."""
+    precision: Precision = "fp32"
+    """bf16, fp16: matrix products and convolutions under autocast; parameters, moments and sums stay fp32. fp16 is for
+    GPUs without bf16: its loss is scaled, and a step whose gradients overflow is computed again with half the scale."""
     micro_batch: int = Field(16, gt=0)
     """Most clips of one forward pass on one worker; more are accumulated."""
     activation_checkpointing: Literal["off", "blocks"] = "off"
     """blocks: keep each block's input only and compute the block again in the backward pass."""
+    compile: bool = False
+    """Compile the model's blocks (torch.compile): the first step takes a minute or more, the others less time."""
+    channels_last: bool = False
+    """Convolutions over clips with their channels side by side in memory, which GPUs' units for them read faster."""
     sync_batch_norm: bool = False
     """Batch norm over the clips of all workers' passes, not of each worker's own."""
     check_replicas: int | None = Field(500, gt=0)
@@ -48,6 +63,12 @@ class EngineConfig(Config):
     def _zero_needs_deepspeed(self) -> "EngineConfig":
         if self.strategy == "torch" and self.zero > 1:
             raise ValueError(f"engine.zero={self.zero} needs engine.strategy=deepspeed; plain torch partitions nothing")
+        if self.strategy == "deepspeed" and self.zero == 0 and self.precision == "fp16":
+            raise ValueError("engine.precision=fp16 needs engine.zero=1 or more, or engine.strategy=torch")
+        if self.compile and self.strategy == "deepspeed" and self.zero == 3:
+            raise ValueError(
+                "engine.compile=true needs engine.zero=2 or less: stage 3 takes parameters apart within blocks"
+            )
         return self
 
 
@@ -64,36 +85,6 @@ class StepResult(NamedTuple):
         return sum(self.losses) / len(self.losses)
 
 
-@dataclass
-class TrainState:
-    """Weights and moments by parameter name, whole and on the CPU: the same under any strategy and world size."""
-
-    weights: dict[str, Tensor]
-    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """Parameter name to the optimiser's own tensors of it (`optim.MOMENTS`); empty before the first step."""
-    optimizer_steps: int = 0
-    """Steps that Adam's bias correction has counted."""
-    ema: dict[str, Tensor] = field(default_factory=dict)
-    """The moving average of the weights, where there is one."""
-    ema_updates: int = 0
-    """Steps that it has averaged."""
-
-
-class Autocast(nn.Module):
-    """Runs the recipe under bf16 autocast; inside, so that data-parallel wrappers and DeepSpeed both keep it."""
-
-    def __init__(self, recipe: Recipe, device: torch.device, precision: str) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.device_type = device.type
-        self.enabled = precision == "bf16"
-
-    def forward(self, batch: Batch, mode: Mode = "train") -> Step:
-        """See `Recipe.forward`."""
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
-            return self.recipe(batch, mode=mode)
-
-
 class Strategy:
     """What the strategies share; `TorchStrategy` and `marey.engine.zero.DeepSpeedStrategy` are the two kinds."""
 
@@ -104,12 +95,17 @@ class Strategy:
         self.optim = optim
         self.moments = MOMENTS[optim.kind]
         self.ema: Ema | None = None
+        self.scale = LossScale(config.precision)
         self._buffers_before: dict[str, Tensor] = {}
         self.config = config
         self.device = device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         set_checkpointing(recipe, config.activation_checkpointing == "blocks")
+        if config.channels_last:
+            set_channels_last(recipe)
+        if config.compile:
+            set_compiled(recipe)
         if config.sync_batch_norm:
             synchronise(recipe)
 
@@ -124,10 +120,23 @@ class Strategy:
 
         Weights, moments and the moving average stay as they are: `apply` or `discard` must follow.
         """
-        raise TypeError(f"{type(self).__name__} does not say how to compute gradients")
+        self._remember_buffers()
+        result = self._compute(micro_batches)
+        while self.scale.overflowed(result.losses, result.grad_norm):
+            self.discard()
+            result = self._compute(micro_batches)
+        return result
 
     def apply(self, lr: float) -> None:
         """Clip the gradients that `compute` has left and step with them; then they are gone. Collective."""
+        self._apply(lr)
+        self.scale.stepped()
+        self._update_ema()
+
+    def _compute(self, micro_batches: Sequence[Batch]) -> StepResult:
+        raise TypeError(f"{type(self).__name__} does not say how to compute gradients")
+
+    def _apply(self, lr: float) -> None:
         raise TypeError(f"{type(self).__name__} does not say how to step")
 
     def discard(self) -> None:
@@ -194,6 +203,9 @@ class Strategy:
     def _update_ema(self) -> None:
         if self.ema is not None:
             self.ema.update(self._live())
+
+    def _scale(self) -> tuple[float, int]:
+        return (self.scale.value, self.scale.steps) if self.scale.on else (0.0, 0)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         decay = self.optim.layer_decay
@@ -263,28 +275,28 @@ class TorchStrategy(Strategy):
         self.optimizer = self._new_optimizer()
         self._start_ema()
 
-    def compute(self, micro_batches: Sequence[Batch]) -> StepResult:
-        """See `Strategy.compute`; gradients are averaged over the workers once, with the last micro-batch."""
+    def _compute(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """Gradients are averaged over the workers once, with the last micro-batch."""
         self.module.train()
-        self._remember_buffers()
         steps = []
         for place, batch in enumerate(micro_batches):
             with self._accumulating(place < len(micro_batches) - 1):
                 step = self.module(batch.to(self.device))
-                (step.loss / len(micro_batches)).backward()
+                (step.loss * (self.scale.value / len(micro_batches))).backward()
                 steps.append(step)
-        self._norm = nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if self.scale.on:
+            torch._foreach_mul_(gradients, 1 / self.scale.value)
+        self._norm = nn.utils.get_total_norm(gradients)
         return self._result(steps, self._norm)
 
-    def apply(self, lr: float) -> None:
-        """See `Strategy.apply`."""
+    def _apply(self, lr: float) -> None:
         if self.optim.clip_grad is not None:
             trained = [p for p in self.parameters.values() if p.grad is not None]
             nn.utils.clip_grads_with_norm_(trained, self.optim.clip_grad, self._norm)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._update_ema()
 
     def _drop_gradients(self) -> None:
         self.optimizer.zero_grad()
@@ -305,66 +317,14 @@ class TorchStrategy(Strategy):
         if self.rank != 0:
             return TrainState({})
         moments, count = moments_of(self.optimizer, self.parameters, self.moments)
-        return TrainState(weights_of(self.recipe), moments, count, *copied(self.ema))
+        return TrainState(weights_of(self.recipe), moments, count, *copied(self.ema), *self._scale())
 
     def load(self, state: TrainState) -> None:
         """See `Strategy.load`."""
         load_weights(self.recipe, state.weights)
         load_moments(self.optimizer, self.parameters, state, self.moments)
         load_ema(self.ema, state, self._live())
-
-
-def weights_of(recipe: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in recipe.state_dict().items()}
-
-
-def moments_of(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], keys: tuple[str, ...]
-) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """The optimiser's tensors by parameter name, on the CPU, and the steps it has counted."""
-    moments, count = {}, 0
-    for name, parameter in parameters.items():
-        if state := optimizer.state.get(parameter):
-            moments[name] = {key: state[key].detach().to("cpu", copy=True) for key in keys}
-            count = int(state.get("step", 0))
-    return moments, count
-
-
-def load_moments(
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, nn.Parameter],
-    state: TrainState,
-    keys: tuple[str, ...],
-) -> None:
-    """The optimiser's tensors from a state that holds them whole, instead of those it has."""
-    optimizer.state.clear()
-    for name, moments in state.moments.items():
-        parameter = parameters[name]
-        optimizer.state[parameter] = {key: moments[key].to(parameter.device, copy=True) for key in keys}
-        if "exp_avg" in keys:
-            optimizer.state[parameter]["step"] = torch.tensor(float(state.optimizer_steps), device=parameter.device)
-
-
-def copied(ema: Ema | None) -> tuple[dict[str, Tensor], int]:
-    """Averages on the CPU, and how many steps they are of."""
-    if ema is None:
-        return {}, 0
-    return {name: average.to("cpu", copy=True) for name, average in ema.averages.items()}, ema.updates
-
-
-def load_ema(ema: Ema | None, state: TrainState, live: dict[str, Tensor]) -> None:
-    """Go on with the averages of a state; from its weights, ``live``, where it holds none."""
-    if ema is None:
-        return
-    ema.updates = state.ema_updates
-    for name, average in ema.averages.items():
-        average.copy_(state.ema.get(name, live[name]))
-
-
-def load_weights(recipe: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Weights into the recipe, all of them and no others."""
-    recipe.load_state_dict(weights, strict=True)
+        self.scale.load(state.loss_scale, state.loss_scale_steps)
 
 
 def device_of(config: EngineConfig) -> torch.device:

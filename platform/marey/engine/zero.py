@@ -16,11 +16,9 @@ from torch import Tensor, distributed, nn
 from marey.clips.batch import Batch
 from marey.engine.extension_locks import refuse_stale_locks
 from marey.engine.optim import OptimConfig, set_lr
-from marey.engine.strategy import (
-    Autocast,
-    EngineConfig,
-    StepResult,
-    Strategy,
+from marey.engine.precision import Autocast
+from marey.engine.strategy import EngineConfig, StepResult, Strategy
+from marey.engine.train_state import (
     TrainState,
     copied,
     load_ema,
@@ -74,13 +72,13 @@ class DeepSpeedStrategy(Strategy):
             "wall_clock_breakdown": False,
         }
 
-    def compute(self, micro_batches: Sequence[Batch]) -> StepResult:
-        """See `Strategy.compute`."""
+    def _compute(self, micro_batches: Sequence[Batch]) -> StepResult:
         if self.engine is None:
             self._start()
         assert len(micro_batches) == self.accumulation, "DeepSpeed counts micro-batches itself"
         self.engine.train()
-        self._remember_buffers()
+        if self.scale.on:
+            self.engine.optimizer.loss_scale = self.scale.value
         steps = []
         for batch in micro_batches:
             step = self.engine(batch.to(self.device))
@@ -89,14 +87,12 @@ class DeepSpeedStrategy(Strategy):
             if len(steps) < len(micro_batches):
                 self.engine.step()
         self._norms = self._norms_of_groups()
-        return self._result(steps, self._combined(self._norms))
+        return self._result(steps, self._combined(self._norms) / self.scale.value)
 
-    def apply(self, lr: float) -> None:
-        """See `Strategy.apply`."""
+    def _apply(self, lr: float) -> None:
         set_lr(self.engine.optimizer, lr)
         with self._answering(self._norms):
             self.engine.step()
-        self._update_ema()
 
     def _drop_gradients(self) -> None:
         """At an infinite norm, stages 1 to 3 leave a step out by themselves, and clear all that they keep for it."""
@@ -172,6 +168,7 @@ class DeepSpeedStrategy(Strategy):
                     state.moments[name] = {key: moment.detach().to("cpu", copy=True) for key, moment in moments.items()}
         state.optimizer_steps = self._counted() if started else 0
         state.ema, state.ema_updates = self._whole_ema()
+        state.loss_scale, state.loss_scale_steps = self._scale()
         return state if self.rank == 0 else TrainState({})
 
     def load(self, state: TrainState) -> None:
@@ -185,6 +182,7 @@ class DeepSpeedStrategy(Strategy):
         else:
             self._replace_weights(state.weights)
         self._load_ema(state)
+        self.scale.load(state.loss_scale, state.loss_scale_steps)
         self._inner().state.clear()
         if not state.moments:
             return

@@ -63,3 +63,15 @@ def set_checkpointing(model: nn.Module, on: bool) -> None:
     for module in model.modules():
         if isinstance(module, Stack):
             module.checkpointing = on
+
+
+def set_compiled(model: nn.Module) -> None:
+    """Compile every block of ``model``, each kind of block once; a model without stacks as a whole. In place.
+
+    Names of parameters stay. Blocks alone, because what lies between them (masks, views) changes from step to step.
+    """
+    stacks = [module for module in model.modules() if isinstance(module, Stack)]
+    for module in (block for stack in stacks for block in stack):
+        module.compile()
+    if not stacks:
+        model.compile()
