@@ -6,7 +6,7 @@ A strategy knows no recipe: it calls ``recipe(batch, mode=...)``, takes gradient
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -17,9 +17,12 @@ from marey.clips.batch import Batch
 from marey.config import Config
 from marey.engine.ema import Ema
 from marey.engine.optim import MOMENTS, OptimConfig, optimizer, parameter_groups, set_lr
+from marey.engine.staging import Staging
 from marey.nn.batch_norm import synchronise
 from marey.nn.block import set_checkpointing
 from marey.recipes.base import Mode, Recipe, Step
+
+Shared = TypeVar("Shared")
 
 
 class EngineConfig(Config):
@@ -102,6 +105,7 @@ class Strategy:
         self.ema: Ema | None = None
         self.config = config
         self.device = device
+        self.staging = Staging()
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         set_checkpointing(recipe, config.activation_checkpointing == "blocks")
@@ -117,7 +121,7 @@ class Strategy:
         raise TypeError(f"{type(self).__name__} does not say how to run forward")
 
     def state(self) -> TrainState:
-        """The whole state, on rank 0; an empty one elsewhere. Collective."""
+        """The whole state, on rank 0; an empty one elsewhere. Its memory is used again by the next call. Collective."""
         raise TypeError(f"{type(self).__name__} does not say how to save")
 
     def load(self, state: TrainState) -> None:
@@ -175,8 +179,8 @@ class Strategy:
         distributed.all_gather(everyone, mine)
         return [one.tolist() for one in everyone]
 
-    def shared(self, values: dict[str, float]) -> dict[str, float]:
-        """Rank 0's ``values`` on every worker. Collective."""
+    def shared(self, values: Shared) -> Shared:
+        """Rank 0's ``values``, which are pickled, on every worker. Collective."""
         if self.world == 1:
             return values
         held: list[Any] = [values]
@@ -254,8 +258,8 @@ class TorchStrategy(Strategy):
         """See `Strategy.state`; every worker has all of it, rank 0 copies it."""
         if self.rank != 0:
             return TrainState({})
-        moments, count = moments_of(self.optimizer, self.parameters, self.moments)
-        return TrainState(weights_of(self.recipe), moments, count, *copied(self.ema))
+        moments, count = moments_of(self.optimizer, self.parameters, self.moments, self.staging)
+        return TrainState(weights_of(self.recipe, self.staging), moments, count, *copied(self.ema, self.staging))
 
     def load(self, state: TrainState) -> None:
         """See `Strategy.load`."""
@@ -264,19 +268,19 @@ class TorchStrategy(Strategy):
         load_ema(self.ema, state, self._live())
 
 
-def weights_of(recipe: nn.Module) -> dict[str, Tensor]:
+def weights_of(recipe: nn.Module, staging: Staging) -> dict[str, Tensor]:
     """Parameters and buffers by name, on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in recipe.state_dict().items()}
+    return {name: staging.copy(f"weights/{name}", tensor) for name, tensor in recipe.state_dict().items()}
 
 
 def moments_of(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], keys: tuple[str, ...]
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], keys: tuple[str, ...], staging: Staging
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """The optimiser's tensors by parameter name, on the CPU, and the steps it has counted."""
     moments, count = {}, 0
     for name, parameter in parameters.items():
         if state := optimizer.state.get(parameter):
-            moments[name] = {key: state[key].detach().to("cpu", copy=True) for key in keys}
+            moments[name] = {key: staging.copy(f"{key}/{name}", state[key]) for key in keys}
             count = int(state.get("step", 0))
     return moments, count
 
@@ -295,11 +299,11 @@ def load_moments(
             optimizer.state[parameter]["step"] = torch.tensor(float(state.optimizer_steps), device=parameter.device)
 
 
-def copied(ema: Ema | None) -> tuple[dict[str, Tensor], int]:
+def copied(ema: Ema | None, staging: Staging) -> tuple[dict[str, Tensor], int]:
     """Averages on the CPU, and how many steps they are of."""
     if ema is None:
         return {}, 0
-    return {name: average.to("cpu", copy=True) for name, average in ema.averages.items()}, ema.updates
+    return {name: staging.copy(f"ema/{name}", average) for name, average in ema.averages.items()}, ema.updates
 
 
 def load_ema(ema: Ema | None, state: TrainState, live: dict[str, Tensor]) -> None:
