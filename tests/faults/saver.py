@@ -77,14 +77,14 @@ def filled(step: int):
 SHARD_BYTES = 25_000
 
 
-def save(directory: Path, step: int, holder: str | None) -> None:
+def save(directory: Path, step: int, holder: str | None, keep: int = 2) -> None:
     """What the writer of a run does, once."""
     from marey.engine import checkpoint
 
     checkpoint.SHARD_BYTES = SHARD_BYTES
     checkpoint.save(directory, filled(step), {"step": step}, holder)
     with suppress(OSError):
-        checkpoint.prune(directory, checkpoint.CheckpointConfig(keep_last=2), None)
+        checkpoint.prune(directory, checkpoint.CheckpointConfig(keep_last=keep), None)
 
 
 def train(directory: Path, table: str, steps: int, settings: dict[str, Any]) -> None:

@@ -61,7 +61,8 @@ class CheckpointConfig(Config):
     retry_seconds: float = Field(60.0, ge=0)
     """How long a save that the storage refuses is tried again, at growing intervals, while training goes on."""
     max_failed: int = Field(3, gt=0)
-    """Saves in a row that may fail, retries included, before training stops; the last step's must not."""
+    """Saves in a row that may fail before training stops, if that went on for retry_seconds; the last step's save is
+    one too many by itself."""
     keep_last: int = Field(2, gt=0)
     """Newest checkpoints that are kept, beside the best."""
     keep_best: Literal["loss", "top1", "none"] = "loss"

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from marey.engine import checkpoint
 from marey.engine.checkpoint import CheckpointConfig, Saved
@@ -21,6 +21,18 @@ from marey.engine.strategy import Strategy, TrainState
 from marey.errors import CheckpointError, TrainingError
 
 _FIRST_PAUSE = 0.5  # seconds before a save is tried again; each further one is twice as long
+
+
+class _Outcome(NamedTuple):
+    """What has come of a save, as rank 0 tells it."""
+
+    seconds: float = 0.0
+    problem: str = ""
+    """What went wrong."""
+    for_long: bool = False
+    """Whether nothing could be written for `CheckpointConfig.retry_seconds`."""
+    lost: bool = False
+    """Whether another process has taken the run over."""
 
 
 class Keeper:
@@ -40,6 +52,7 @@ class Keeper:
         self._kept = (self.best_step, dict(self.best))  # as of the last checkpoint that was written
         self._newest = saved.step if saved else None
         self._failed = 0  # saves in a row
+        self._failing_since: float | None = None  # on rank 0
         self._improved = False
         self._saved_at = time.monotonic()
         self._holder = checkpoint.take_over(directory) if strategy.rank == 0 else None
@@ -106,34 +119,37 @@ class Keeper:
             return []
         (event, best_step), self._begun = self._begun, None
         began = time.perf_counter()
-        seconds, problem, lost = self.strategy.shared(self._outcome())
+        outcome = self.strategy.shared(self._outcome())
         stall = event.stall + time.perf_counter() - began
-        if lost:
-            raise CheckpointError(problem)
-        if problem:
-            return [self._note_failure(CheckpointFailed(event.clock, event.path, problem, stall))]
+        if outcome.lost:
+            raise CheckpointError(outcome.problem)
+        if outcome.problem:
+            failed = CheckpointFailed(event.clock, event.path, outcome.problem, stall)
+            self._note_failure(failed, outcome.for_long)
+            return [failed]
         self._failed, self._newest = 0, event.clock.step
         self._kept = best_step, event.best
-        return [replace(event, seconds=seconds, stall=stall)]
+        return [replace(event, seconds=outcome.seconds, stall=stall)]
 
     def close(self) -> None:
         """Wait for what is being written, however the run ends: it counts, if it comes out whole."""
         self._hurry.set()
         self._writer.shutdown()
 
-    def _outcome(self) -> tuple[float, str, bool]:
-        """On rank 0, of what was being written: seconds, what went wrong, whether that cannot be helped."""
+    def _outcome(self) -> _Outcome:
+        """On rank 0, of what was being written."""
         if self._writing is None:
-            return 0.0, "", False
+            return _Outcome()
         writing, self._writing = self._writing, None
         try:
-            return writing.result(), "", False
+            return _Outcome(writing.result())
         except OSError as error:
-            return 0.0, str(error), False
+            since = time.monotonic() - (self._failing_since or 0.0)
+            return _Outcome(problem=str(error), for_long=since >= self.config.retry_seconds)
         except CheckpointError as error:
-            return 0.0, str(error), True
+            return _Outcome(problem=str(error), lost=True)
 
-    def _note_failure(self, failed: CheckpointFailed) -> CheckpointFailed:
+    def _note_failure(self, failed: CheckpointFailed, for_long: bool) -> None:
         """Go back to the best one that there is; raise if training should not go on."""
         if self.best_step == failed.clock.step:
             self.best_step, best = self._kept
@@ -141,13 +157,12 @@ class Keeper:
             del self.best[metric]
             self.best |= {name: value for name, value in best.items() if name == metric}
         self._failed += 1
-        if self._failed < self.config.max_failed and not failed.clock.done:
-            return failed
-        have = f"the checkpoint of step {self._newest} is whole" if self._newest else "there is no checkpoint yet"
+        if not failed.clock.done and (self._failed < self.config.max_failed or not for_long):
+            return
         why = "this was the last step" if failed.clock.done else f"{self._failed} saves in a row have failed"
+        have = "anew: there is no checkpoint yet" if self._newest is None else f"from step {self._newest}"
         raise TrainingError(
-            f"{failed.problem}. Training stops, because {why}; {have}, and the run goes on from there when it is "
-            "started again with its name="
+            f"{failed.problem}. Training stops, because {why}; started again with its name=, the run goes on {have}"
         )
 
     def _write(self, state: TrainState, facts: Mapping[str, Any]) -> float:
@@ -169,6 +184,7 @@ class Keeper:
         try:
             checkpoint.save(self.directory, state, facts, self._holder)
         except OSError as error:
+            self._failing_since = self._failing_since or time.monotonic()
             needed, free = checkpoint.size_of(state) / 2**20, ""
             with suppress(OSError):
                 free = f", {shutil.disk_usage(self.directory).free / 2**20:,.1f} MiB are free"
@@ -176,6 +192,7 @@ class Keeper:
                 f"{self.directory}: the checkpoint of step {facts['step']} could not be written: {error} "
                 f"(it needs {needed:,.1f} MiB{free})"
             )
+        self._failing_since = None
         return None
 
     def _note(self, name: str, value: float, lower: bool) -> bool:
