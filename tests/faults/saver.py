@@ -37,8 +37,8 @@ class Faults:
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )
 
-    def order(self, work: str, *inject: str, **details: Any) -> int:
-        """Exit code of a child that does ``work``, or minus the signal that ended it."""
+    def order(self, work: str, *inject: str, follow: bool = False, **details: Any) -> int:
+        """Exit code of a child that does ``work``, or minus the signal that ended it; ``follow``: its threads too."""
         strace = [
             self.strace,
             "-qq",
@@ -48,6 +48,7 @@ class Faults:
             str(self.log / "calls"),
             *(part for one in inject for part in ("-e", one)),
         ]
+        strace += ["-f"] if follow else []
         assert self.process.stdin
         assert self.process.stdout
         print(json.dumps({"work": work, "strace": strace, **details}), file=self.process.stdin, flush=True)
