@@ -7,9 +7,9 @@
     dcp.async_save        the same, writing beside training
 
 The state is a model's weights, AdamW's moments and a moving average. Rows take turns. The first save of a row is shown
-apart: memory that is copied into is touched for the first time then, and Marey keeps it. Wait CPU is
-processor time of all threads while training waits, which other work on the machine disturbs less. Checked: what
-Marey wrote is read back whole, at the rate shown (read and hashed, then loaded).
+apart: memory that is copied into may be touched for the first time then; Marey touches it beside the first steps, and
+keeps it. Wait CPU is processor time of all threads while training waits, which other work on the machine disturbs
+less. Checked: what Marey wrote is read back whole, at the rate shown (read and hashed, then loaded).
 """
 
 import os
@@ -38,6 +38,7 @@ from marey.engine.checkpoint import CheckpointConfig
 from marey.engine.events import Clock
 from marey.engine.keeper import Keeper
 from marey.engine.optim import OptimConfig
+from marey.engine.staging import Staging
 from marey.engine.strategy import EngineConfig, TorchStrategy, device_of
 from marey.recipes.supervised import SupervisedConfig
 
@@ -83,7 +84,7 @@ def run(bench: CheckpointBench, console: Console) -> dict[str, Row]:
     others = OtherWork()
     strategy = _trained(bench)
     size = checkpoint.size_of(strategy.state())
-    strategy.staging = type(strategy.staging)()
+    strategy.staging = Staging()
     console.print(f"{cpu_name()}, {torch.get_num_threads()} threads; {size / 2**20:,.0f} MiB on {strategy.device}")
     rows = {name: Row(name) for name in (WAITING, MAREY, TORCH, DCP, DCP_ASYNC)}
     with tempfile.TemporaryDirectory(prefix="marey-", dir=bench.folder) as text:
@@ -115,7 +116,10 @@ def _trained(bench: CheckpointBench) -> TorchStrategy:
 
 
 def _keeper(folder: Path, strategy: TorchStrategy, wait: bool) -> Keeper:
-    return Keeper(folder, CheckpointConfig(wait=wait, keep_last=1, keep_best="none"), strategy, None)
+    keeper = Keeper(folder, CheckpointConfig(wait=wait, keep_last=1, keep_best="none"), strategy, None)
+    assert keeper.reserved is not None
+    keeper.reserved.result()  # as beside the first steps of a training
+    return keeper
 
 
 def _marey(keeper: Keeper) -> Save:

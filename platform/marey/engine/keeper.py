@@ -57,6 +57,7 @@ class Keeper:
         self._saved_at = time.monotonic()
         self._holder = checkpoint.take_over(directory) if strategy.rank == 0 else None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.reserved = self._writer.submit(strategy.reserve) if strategy.rank == 0 else None
         self._writing: Future[float] | None = None
         self._begun: tuple[CheckpointWritten, int | None] | None = None  # with the best step as of then
         self._hurry = threading.Event()
@@ -96,6 +97,8 @@ class Keeper:
         self.losses, self._improved, self._saved_at = [], False, time.monotonic()
         if self._note("loss", mean, lower=True) and self.config.keep_best == "loss":
             self.best_step = clock.step
+        if self.reserved is not None:
+            self.reserved.result()
         state = self.strategy.state()
         told = {"mean_loss": mean, "best_step": self.best_step, "best": dict(self.best), "last": dict(self.last)}
         if self.strategy.rank == 0:

@@ -124,6 +124,9 @@ class Strategy:
         """The whole state, on rank 0; an empty one elsewhere. Its memory is used again by the next call. Collective."""
         raise TypeError(f"{type(self).__name__} does not say how to save")
 
+    def reserve(self) -> None:
+        """On rank 0, beside the first steps: touch the memory that `state` will copy into, where that is known."""
+
     def load(self, state: TrainState) -> None:
         """Take up ``state``, which every worker holds. Collective, before the first step."""
         raise TypeError(f"{type(self).__name__} does not say how to load")
@@ -260,6 +263,14 @@ class TorchStrategy(Strategy):
             return TrainState({})
         moments, count = moments_of(self.optimizer, self.parameters, self.moments, self.staging)
         return TrainState(weights_of(self.recipe, self.staging), moments, count, *copied(self.ema, self.staging))
+
+    def reserve(self) -> None:
+        """See `Strategy.reserve`; what is copied meanwhile is of no step, and of moments not even they."""
+        weights_of(self.recipe, self.staging)
+        copied(self.ema, self.staging)
+        for name, parameter in self.parameters.items():
+            for key in self.moments if parameter.requires_grad else ():
+                self.staging.copy(f"{key}/{name}", parameter)
 
     def load(self, state: TrainState) -> None:
         """See `Strategy.load`."""
