@@ -1,49 +1,19 @@
 """A checkpoint is whole or does not exist; a damaged one is set aside and the one before it taken."""
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch as library
 import torch
 
 from marey.engine import checkpoint
 from marey.engine.checkpoint import CheckpointConfig, newest, prune, read, save, steps
+from marey.engine.tensor_files import file_hash, write_flushed, write_tensors
 from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
-
-# Saves step 2 again and again, each time in a child that dies at its next touch of a file, until one gets through.
-KILLED = """
-import os, shutil, sys, torch
-from pathlib import Path
-from marey.engine import checkpoint
-from marey.engine.train_state import TrainState
-TOUCHES = {"open", "os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.listdir", "os.scandir"}
-state = TrainState({"w": torch.ones(1000)}, {"w": {key: torch.ones(1000) for key in ("exp_avg", "exp_avg_sq")}}, 2)
-def save(directory, last):
-    left = [last]
-    def count(event, arguments):
-        if event in TOUCHES:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), 9)
-    sys.addaudithook(count)
-    checkpoint.save(directory, state, {"step": 2})
-last, ended = 0, 9
-while ended:
-    last += 1
-    directory = Path(sys.argv[1]) / f"{last:03d}"
-    shutil.copytree(sys.argv[2], directory)
-    child = os.fork()
-    if child == 0:
-        save(directory, last)
-        os._exit(0)
-    ended = os.waitpid(child, 0)[1]
-    assert ended in (0, 9)
-"""
 
 
 def state(value: float = 1.0) -> TrainState:
@@ -90,27 +60,10 @@ def test_a_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_taken(tm
     assert len(told) == 1
 
 
-def test_a_writer_killed_at_any_touch_of_a_file_leaves_the_old_or_the_new(tmp_path):
-    save(tmp_path / "before", state(), {"step": 1})
-    environment = {**os.environ, "PYTHONPATH": str(Path(checkpoint.__file__).parents[2])}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "after"), str(tmp_path / "before")]
-    subprocess.run(command, env=environment, check=True)
-    found, leftovers, told = [], 0, []
-    for directory in sorted((tmp_path / "after").iterdir()):
-        found.append(newest(directory, told.append).step)
-        leftovers += len(list(directory.glob(".writing-*")))
-        prune(directory, CheckpointConfig(), best=None)
-        assert {path.name for path in directory.iterdir()} <= {"000000000001", "000000000002"}
-    assert found == sorted(found)  # the new one appears once, and stays
-    assert set(found) == {1, 2}
-    assert leftovers > 8
-    assert not told
-
-
 def test_a_failing_disk_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch):
     save(tmp_path, state(), {"step": 1})
     monkeypatch.setattr(
-        checkpoint, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        checkpoint, "write_tensors", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, state(), {"step": 2})
@@ -182,3 +135,128 @@ def test_every_bit_of_every_type_survives(tmp_path, dtype: torch.dtype):
     back = read(newest(tmp_path)).weights["w"]
     assert back.dtype == dtype
     assert torch.equal(back.contiguous().view(torch.uint8), tensor.contiguous().view(torch.uint8))
+
+
+def test_files_are_as_the_library_writes_them_and_are_hashed_on_the_way(tmp_path):
+    tensors = {
+        "b": torch.randn(3, 4),
+        "a.é": torch.tensor(2.0),
+        "h": torch.randn(5).bfloat16(),
+        "none": torch.empty(0, 3),
+    }
+    told = write_tensors(tmp_path / "mine", tensors)
+    assert (tmp_path / "mine").read_bytes() == library.save(tensors)
+    assert told == {"bytes": (tmp_path / "mine").stat().st_size, "sha256": file_hash(tmp_path / "mine")}
+
+
+def test_only_what_the_manifest_names_is_read(tmp_path):
+    folder = save(tmp_path, state(1.0), {"step": 1}).path
+    library.save_file({"model.a": torch.zeros(3, 4), "more": torch.zeros(1)}, folder / "weights-2.safetensors")
+    library.save_file({"model.a": torch.zeros(3, 4)}, folder / "ema.safetensors")
+    back = read(newest(tmp_path))
+    assert back.weights.keys() == state().weights.keys()
+    assert torch.equal(back.weights["model.a"], state(1.0).weights["model.a"])
+    assert not back.ema
+
+
+def test_a_renamed_folder_is_no_other_step(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, state(step), {"step": step})
+    (tmp_path / "000000000001").rename(tmp_path / "000000000009")
+    (tmp_path / "000000000002").rename(tmp_path / "000000000002.old")
+    told = []
+    assert newest(tmp_path, told.append).step == 3
+    assert "holds step 1; was this folder renamed?" in told[0]
+
+
+def test_steps_are_ordered_by_number(tmp_path):
+    for step in (7, 10**12, 5):
+        save(tmp_path, state(), {"step": step})
+    (tmp_path / "00000000000²").mkdir()
+    (tmp_path / "9").mkdir()
+    assert [int(path.name) for path in steps(tmp_path)] == [5, 7, 10**12]
+
+
+HEADERS = {
+    "no header": b"",
+    "a length beyond the file": (10**9).to_bytes(8, "little"),
+    "a length beyond all files": b"\xff" * 8,
+    "no JSON": (8).to_bytes(8, "little") + b"garbage!",
+    "a list": (8).to_bytes(8, "little") + b"[1, 2]  ",
+    "an unknown type": None,
+    "a place beyond the file": None,
+    "a shape that does not fit": None,
+    "a shape that overflows": None,
+    "a negative place": None,
+}
+
+
+def header_of(kind: str) -> bytes:
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    entry |= {
+        "an unknown type": {"dtype": "F7"},
+        "a place beyond the file": {"data_offsets": [0, 800]},
+        "a shape that does not fit": {"shape": [3]},
+        "a shape that overflows": {"shape": [2**62, 2**62]},
+        "a negative place": {"data_offsets": [-8, 0]},
+    }[kind]
+    text = json.dumps({"w": entry}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(8)
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_file_that_is_no_safetensors_is_named_though_the_manifest_agrees(tmp_path, monkeypatch, kind):
+    content = HEADERS[kind] if HEADERS[kind] is not None else header_of(kind)
+    monkeypatch.setattr(checkpoint, "write_tensors", lambda path, _: write_flushed(path, [content]))
+    save(tmp_path, TrainState({"w": torch.ones(2)}), {"step": 1})
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: cannot be read as safetensors"):
+        read(newest(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"files": {"../../weights.safetensors": {"bytes": 1, "sha256": ""}}}, "names no step or no state.json"),
+        ({"files": {"state.json": {"bytes": 1}}}, "lacks bytes or sha256"),
+        (
+            {"files": {"state.json": {"bytes": 1, "sha256": ""}, "../x": {"bytes": 1, "sha256": ""}}},
+            "is not a file that",
+        ),
+        ({"step": "2"}, "names no step"),
+        ({"step": 3}, "is of step 2, the manifest says 3"),
+    ],
+)
+def test_a_manifest_that_is_sealed_and_makes_no_sense_is_refused(tmp_path, change, told):
+    path = save(tmp_path, state(), {"step": 2}).path
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    del manifest["sha256"]
+    (path / "MANIFEST.json").write_text(checkpoint._sealed(manifest | change))
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.verify(path)
+
+
+ANYTHING = {
+    "deep lists": "[" * 100_000,
+    "deep names": '{"a":' * 100_000,
+    "a list": "[]",
+    "a long number": "1" * 10_000,
+    "no UTF-8": "\udcff",
+    "half a pair": '{"sha256": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("text", ANYTHING.values(), ids=ANYTHING)
+def test_a_manifest_of_anything_is_refused(tmp_path, text):
+    path = save(tmp_path, state(), {"step": 2}).path
+    (path / "MANIFEST.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json"):
+        checkpoint.verify(path)
+
+
+def test_where_nothing_can_be_set_aside_it_is_passed_over(tmp_path, monkeypatch):
+    save(tmp_path, state(), {"step": 1})
+    (save(tmp_path, state(), {"step": 2}).path / "weights.safetensors").write_bytes(b"")
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    told = []
+    assert newest(tmp_path, told.append).step == 1
+    assert "it cannot be set aside as damaged-000000000002 (Read-only file system)" in told[0]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from marey.engine import checkpoint
-from marey.engine.events import CheckpointWritten, Ended, Stepped
+from marey.engine.events import CheckpointFailed, CheckpointWritten, Ended, Stepped
 from marey.engine.train_state import TrainState
-from marey.errors import CheckpointError
+from marey.errors import CheckpointError, TrainingError
 from tiny_training import run, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,13 +70,109 @@ def test_a_checkpoint_waits_for_the_one_before(training, table, tmp_path, gate):
     assert len(checkpoint.steps(tmp_path / "checkpoints")) == 3
 
 
-def test_what_a_writer_raises_ends_training_at_a_step_soon_after(training, table, tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
+def refuse(monkeypatch, refused) -> list[int]:
+    """The storage is full at the attempts whose number, or step, ``refused`` says yes to; the steps attempted."""
+    attempts, write = [], checkpoint.save
 
-    monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        run(training, table, tmp_path, steps=50)
+    def save(directory, state, facts, holder=None):
+        attempts.append(facts["step"])
+        if refused(len(attempts), facts["step"]):
+            raise OSError(28, "No space left on device")
+        return write(directory, state, facts, holder)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    return attempts
+
+
+def ends(diary) -> list[tuple[str, int]]:
+    kinds = (CheckpointWritten, CheckpointFailed)
+    return [(type(event).__name__[10:], event.clock.step) for event in diary.events if isinstance(event, kinds)]
+
+
+def test_a_save_that_the_storage_refuses_for_a_while_is_tried_again(training, table, tmp_path, monkeypatch, capsys):
+    attempts = refuse(monkeypatch, lambda number, step: number <= 2)
+    diary, _ = run(training, table, tmp_path, steps=4)
+    assert attempts == [4, 4, 4]
+    assert ends(diary) == [("Written", 4)]
+    told = capsys.readouterr().out
+    assert "the checkpoint of step 4 could not be written: [Errno 28] No space left on device (it needs 2.4 MiB" in told
+    assert "MiB are free); trying again in 0.5 s" in told
+
+
+def test_training_goes_on_without_the_checkpoints_that_failed(training, table, tmp_path, monkeypatch):
+    run(training, table, tmp_path / "unbroken", steps=9)
+    often = training.replace(checkpoint={"every": 2, "keep_last": 9, "wait": True, "retry_seconds": 0, "max_failed": 2})
+    attempts = refuse(monkeypatch, lambda number, step: step in (2, 6))
+    diary, _ = run(often, table, tmp_path / "refused", steps=9)
+    assert attempts == [2, 4, 6, 8, 9]
+    assert ends(diary) == [("Failed", 2), ("Written", 4), ("Failed", 6), ("Written", 8), ("Written", 9)]
+    found, expected = (checkpoint.newest(tmp_path / name / "checkpoints") for name in ("refused", "unbroken"))
+    found, expected = checkpoint.read(found), checkpoint.read(expected)
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
+
+
+def test_the_best_is_one_that_was_written(training, table, tmp_path, monkeypatch):
+    falling = training.replace(checkpoint={"every": 1, "keep_last": 1, "wait": True, "retry_seconds": 0})
+    refuse(monkeypatch, lambda number, step: step == 2)
+    diary, _ = run(falling, table, tmp_path, steps=3)
+    losses = diary.losses()
+    assert losses[2] < losses[1], "step 2 must have been the best, or this shows nothing"
+    best = min((1, 3), key=losses.__getitem__)
+    saved = checkpoint.newest(tmp_path / "checkpoints")
+    assert (saved.state["best_step"], saved.state["best"]["loss"]) == (best, losses[best])
+    assert {int(path.name) for path in checkpoint.steps(tmp_path / "checkpoints")} == {best, 3}
+
+
+def test_too_many_failed_saves_in_a_row_end_training_and_it_goes_on_from_the_last_whole_one(
+    training, table, tmp_path, monkeypatch
+):
+    _, unbroken = run(training, table, tmp_path / "unbroken", steps=9)
+    often = training.replace(checkpoint={"every": 1, "retry_seconds": 0, "max_failed": 3})
+    attempts = refuse(monkeypatch, lambda number, step: step > 2)
+    with pytest.raises(TrainingError, match=r"(?s)step 5 could not .* 3 saves in a row have failed; .* from step 2$"):
+        run(often, table, tmp_path / "full", steps=9)
+    assert attempts == [1, 2, 3, 4, 5]
+    monkeypatch.undo()
+    _, resumed = run(often, table, tmp_path / "full", steps=9)
+    for name, tensor in unbroken.recipe.state_dict().items():
+        assert torch.equal(tensor, resumed.recipe.state_dict()[name]), name
+
+
+def test_so_many_failed_saves_end_nothing_while_the_storage_may_come_back(training, table, tmp_path, monkeypatch):
+    often = training.replace(checkpoint={"every": 1, "retry_seconds": 600, "max_failed": 1, "keep_last": 9})
+    refuse(monkeypatch, lambda number, step: step < 6)
+    diary, _ = run(often, table, tmp_path, steps=7)
+    assert ends(diary) == [*(("Failed", step) for step in range(1, 6)), ("Written", 6), ("Written", 7)]
+
+
+def test_the_last_step_must_be_saved(training, table, tmp_path, monkeypatch):
+    short = training.replace(checkpoint={"every": 2, "retry_seconds": 0})
+    refuse(monkeypatch, lambda number, step: step == 3)
+    with pytest.raises(TrainingError, match=r"this was the last step; .* goes on from step 2$"):
+        run(short, table, tmp_path, steps=3)
+
+
+def test_a_run_that_another_process_took_over_ends(training, table, tmp_path):
+    class Other:
+        def on(self, event) -> None:
+            if isinstance(event, Stepped) and event.clock.step == 2:
+                checkpoint.take_over(tmp_path / "checkpoints")
+
+    with pytest.raises(CheckpointError, match="has taken this run over meanwhile"):
+        run(training, table, tmp_path, steps=50, more=[Other()])
+
+
+def test_the_copy_of_the_state_is_made_in_the_same_memory(training, table, tmp_path):
+    _, strategy = run(training, table, tmp_path, steps=1)
+    first = strategy.state()
+    places = {name: tensor.data_ptr() for name, tensor in first.weights.items()}
+    moments = {name: each["exp_avg"].data_ptr() for name, each in first.moments.items()}
+    second = strategy.state()
+    assert places == {name: tensor.data_ptr() for name, tensor in second.weights.items()}
+    assert moments == {name: each["exp_avg"].data_ptr() for name, each in second.moments.items()}
+    live = strategy.recipe.state_dict()
+    assert not {tensor.data_ptr() for tensor in live.values()} & set(places.values())
+    assert all(torch.equal(tensor, second.weights[name]) for name, tensor in live.items())
 
 
 def test_a_writer_that_was_cut_off_writes_nothing(tmp_path):

@@ -18,7 +18,8 @@ from marey.engine.bad_steps import LEFT_OUT
 from marey.engine.events import LeftOut, Stepped
 from marey.engine.loop import fit
 from marey.engine.optim import OptimConfig
-from marey.engine.strategy import EngineConfig, Strategy, TrainState, build
+from marey.engine.strategy import EngineConfig, Strategy, build
+from marey.engine.train_state import TrainState
 from marey.experiment import assemble
 from marey.recipes.supervised import SupervisedConfig
 from poison import keys_of, poison

@@ -133,13 +133,26 @@ class CheckpointWritten:
 
 
 @dataclass(frozen=True)
+class CheckpointFailed:
+    """After a checkpoint could not be written, retries included; training goes on."""
+
+    clock: Clock
+    """When it was begun."""
+    path: Path
+    problem: str
+    """What the storage said."""
+    stall: float
+    """Seconds that training waited."""
+
+
+@dataclass(frozen=True)
 class Ended:
     """After the last step and its checkpoint."""
 
     clock: Clock
 
 
-Event = Started | Stepped | LeftOut | GoingBack | Evaluated | Saving | CheckpointWritten | Ended
+Event = Started | Stepped | LeftOut | GoingBack | Evaluated | Saving | CheckpointWritten | CheckpointFailed | Ended
 
 
 class Hook(Protocol):

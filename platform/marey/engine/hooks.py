@@ -10,6 +10,7 @@ from pydantic import Field
 
 from marey.config import Config
 from marey.engine.events import (
+    CheckpointFailed,
     CheckpointWritten,
     Clock,
     Ended,
@@ -63,6 +64,8 @@ class Progress:
             _say(f"validation at step {event.clock.step}  {shown}  ({event.seconds:.1f} s)")
         elif isinstance(event, CheckpointWritten):
             _say(f"checkpoint {event.path} ({event.seconds:.1f} s, of which training waited {event.stall:.2f} s)")
+        elif isinstance(event, CheckpointFailed):
+            _say(f"{event.problem}; training goes on without it")
         elif isinstance(event, Ended):
             _say(f"done: {event.clock.step} steps, {event.clock.epoch:.2f} epochs")
 
@@ -112,6 +115,8 @@ class Tracking:
             self.tracker.flush()  # a run that resumes from this checkpoint must not miss a step before it
         elif isinstance(event, CheckpointWritten):
             self.tracker.metrics(event.clock.step, _cost(event))
+        elif isinstance(event, CheckpointFailed):
+            self.tracker.metrics(event.clock.step, {"system/checkpoint_failed": 1.0})
 
 
 def _cost(event: CheckpointWritten) -> dict[str, float]:

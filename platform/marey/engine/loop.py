@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import distributed
-
 from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
 from marey.engine import checkpoint, replicas
@@ -111,7 +109,7 @@ def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
                 keeper.stepped(outcome.loss)
             else:
                 emit(hooks, LeftOut(clock, bad.count(clock.step), outcome.reason))
-            _emit_all(hooks, keeper.finish(wait=False) if any(landed) else [])
+            _emit_all(hooks, keeper.finish() if any(landed) else [])
             if job.check_replicas and (clock.done or clock.step % job.check_replicas == 0):
                 replicas.check(strategy, clock.step)
             if job.validation is not None and (clock.done or clock.step % job.validation.every == 0):
@@ -183,12 +181,10 @@ def _validate(job: Fit, strategy: Strategy, clock: Clock, keeper: Keeper) -> Eva
 
 
 def _restore(job: Fit, strategy: Strategy) -> Saved | None:
-    """Load the newest whole checkpoint; rank 0 looks first, alone, because looking may set a damaged one aside."""
-    if strategy.rank == 0:
-        checkpoint.newest(job.directory)
-    if strategy.world > 1:
-        distributed.barrier()
-    saved = checkpoint.newest(job.directory)
+    """Load the newest whole checkpoint, which rank 0 alone chooses, so that all have the same."""
+    found = checkpoint.newest(job.directory) if strategy.rank == 0 else None
+    step = strategy.shared(found.step if found else None)
+    saved = found if strategy.rank == 0 or step is None else checkpoint.verify(job.directory / f"{step:012d}")
     if saved is not None:
         strategy.load(checkpoint.read(saved))
     return saved

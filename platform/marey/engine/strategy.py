@@ -6,7 +6,7 @@ A strategy knows no recipe: it calls ``recipe(batch, mode=...)``, takes gradient
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -18,6 +18,7 @@ from marey.config import Config
 from marey.engine.ema import Ema
 from marey.engine.optim import MOMENTS, OptimConfig, optimizer, parameter_groups, set_lr
 from marey.engine.precision import Autocast, LossScale, Precision
+from marey.engine.staging import Staging
 from marey.engine.train_state import (
     TrainState,
     copied,
@@ -31,6 +32,8 @@ from marey.nn.batch_norm import synchronise
 from marey.nn.block import set_checkpointing, set_compiled
 from marey.nn.layout import set_channels_last
 from marey.recipes.base import Mode, Recipe, Step
+
+Shared = TypeVar("Shared")
 
 
 class EngineConfig(Config):
@@ -99,6 +102,7 @@ class Strategy:
         self._buffers_before: dict[str, Tensor] = {}
         self.config = config
         self.device = device
+        self.staging = Staging()
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         set_checkpointing(recipe, config.activation_checkpointing == "blocks")
@@ -160,8 +164,11 @@ class Strategy:
         raise TypeError(f"{type(self).__name__} does not say how to run forward")
 
     def state(self) -> TrainState:
-        """The whole state, on rank 0; an empty one elsewhere. Collective."""
+        """The whole state, on rank 0; an empty one elsewhere. Its memory is used again by the next call. Collective."""
         raise TypeError(f"{type(self).__name__} does not say how to save")
+
+    def reserve(self) -> None:
+        """On rank 0, beside the first steps: touch the memory that `state` will copy into, where that is known."""
 
     def load(self, state: TrainState) -> None:
         """Take up ``state``, which every worker holds, in the place of all there is. Collective, between two steps."""
@@ -226,8 +233,8 @@ class Strategy:
         distributed.all_gather(everyone, mine)
         return [one.tolist() for one in everyone]
 
-    def shared(self, values: dict[str, float]) -> dict[str, float]:
-        """Rank 0's ``values`` on every worker. Collective."""
+    def shared(self, values: Shared) -> Shared:
+        """Rank 0's ``values``, which are pickled, on every worker. Collective."""
         if self.world == 1:
             return values
         held: list[Any] = [values]
@@ -316,8 +323,17 @@ class TorchStrategy(Strategy):
         """See `Strategy.state`; every worker has all of it, rank 0 copies it."""
         if self.rank != 0:
             return TrainState({})
-        moments, count = moments_of(self.optimizer, self.parameters, self.moments)
-        return TrainState(weights_of(self.recipe), moments, count, *copied(self.ema), *self._scale())
+        moments, count = moments_of(self.optimizer, self.parameters, self.moments, self.staging)
+        weights = weights_of(self.recipe, self.staging)
+        return TrainState(weights, moments, count, *copied(self.ema, self.staging), *self._scale())
+
+    def reserve(self) -> None:
+        """See `Strategy.reserve`; what is copied meanwhile is of no step, and of moments not even they."""
+        weights_of(self.recipe, self.staging)
+        copied(self.ema, self.staging)
+        for name, parameter in self.parameters.items():
+            for key in self.moments if parameter.requires_grad else ():
+                self.staging.copy(f"{key}/{name}", parameter)
 
     def load(self, state: TrainState) -> None:
         """See `Strategy.load`."""

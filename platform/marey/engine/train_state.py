@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from marey.engine.ema import Ema
+from marey.engine.staging import Staging
 
 
 @dataclass
@@ -27,19 +28,19 @@ class TrainState:
     """Steps since it was changed."""
 
 
-def weights_of(recipe: nn.Module) -> dict[str, Tensor]:
+def weights_of(recipe: nn.Module, staging: Staging) -> dict[str, Tensor]:
     """Parameters and buffers by name, on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in recipe.state_dict().items()}
+    return {name: staging.copy(f"weights/{name}", tensor) for name, tensor in recipe.state_dict().items()}
 
 
 def moments_of(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], keys: tuple[str, ...]
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], keys: tuple[str, ...], staging: Staging
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """The optimiser's tensors by parameter name, on the CPU, and the steps it has counted."""
     moments, count = {}, 0
     for name, parameter in parameters.items():
         if state := optimizer.state.get(parameter):
-            moments[name] = {key: state[key].detach().to("cpu", copy=True) for key in keys}
+            moments[name] = {key: staging.copy(f"{key}/{name}", state[key]) for key in keys}
             count = int(state.get("step", 0))
     return moments, count
 
@@ -59,11 +60,11 @@ def load_moments(
             optimizer.state[parameter]["step"] = torch.tensor(float(state.optimizer_steps), device=parameter.device)
 
 
-def copied(ema: Ema | None) -> tuple[dict[str, Tensor], int]:
+def copied(ema: Ema | None, staging: Staging) -> tuple[dict[str, Tensor], int]:
     """Averages on the CPU, and how many steps they are of."""
     if ema is None:
         return {}, 0
-    return {name: average.to("cpu", copy=True) for name, average in ema.averages.items()}, ema.updates
+    return {name: staging.copy(f"ema/{name}", average) for name, average in ema.averages.items()}, ema.updates
 
 
 def load_ema(ema: Ema | None, state: TrainState, live: dict[str, Tensor]) -> None:

@@ -149,8 +149,8 @@ class DeepSpeedStrategy(Strategy):
         if self.config.zero == 0:
             if self.rank != 0:
                 return TrainState({})
-            moments = moments_of(self._inner(), self.parameters, self.moments)
-            return TrainState(weights_of(self.recipe), *moments, *copied(self.ema))
+            moments = moments_of(self._inner(), self.parameters, self.moments, self.staging)
+            return TrainState(weights_of(self.recipe, self.staging), *moments, *copied(self.ema, self.staging))
         return self._collect()
 
     def _collect(self) -> TrainState:
@@ -158,14 +158,16 @@ class DeepSpeedStrategy(Strategy):
 
         self._link_moments()
         started = any(self.moments[0] in state for state in self._inner().state.values())
-        state = TrainState({name: buffer.to("cpu", copy=True) for name, buffer in self._buffers()})
+        state, copy = TrainState({}), self.staging.copy
+        if self.rank == 0:
+            state.weights = {name: copy(f"weights/{name}", buffer) for name, buffer in self._buffers()}
         for name, parameter in self.parameters.items():
             whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad else _gathered(parameter)
             moments = {key: safe_get_full_optimizer_state(parameter, key) for key in self.moments} if started else {}
             if self.rank == 0:
-                state.weights[name] = whole.detach().to("cpu", torch.float32, copy=True)
+                state.weights[name] = copy(f"weights/{name}", whole, torch.float32)
                 if moments and parameter.requires_grad:
-                    state.moments[name] = {key: moment.detach().to("cpu", copy=True) for key, moment in moments.items()}
+                    state.moments[name] = {key: copy(f"{key}/{name}", moment) for key, moment in moments.items()}
         state.optimizer_steps = self._counted() if started else 0
         state.ema, state.ema_updates = self._whole_ema()
         state.loss_scale, state.loss_scale_steps = self._scale()
@@ -244,15 +246,20 @@ class DeepSpeedStrategy(Strategy):
 
     def _whole_ema(self) -> tuple[dict[str, Tensor], int]:
         """Averages of whole tensors: in stage 3 put together from all workers' partitions, which follow each other."""
-        if self.ema is None or self.config.zero < 3:
-            return copied(self.ema)
-        whole, updates = copied(self.ema)
-        for name, parameter in self.parameters.items():
-            mine = self.ema.averages[name]
-            parts = [torch.empty_like(mine) for _ in range(self.world)]
-            distributed.all_gather(parts, mine)
-            whole[name] = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape).cpu()
-        return whole, updates
+        if self.ema is None or (self.config.zero < 3 and self.rank != 0):
+            return {}, 0
+        if self.config.zero < 3:
+            return copied(self.ema, self.staging)
+        whole = {}
+        for name, mine in self.ema.averages.items():
+            average, parameter = mine, self.parameters.get(name)
+            if parameter is not None:
+                parts = [torch.empty_like(mine) for _ in range(self.world)]
+                distributed.all_gather(parts, mine)
+                average = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+            if self.rank == 0:
+                whole[name] = self.staging.copy(f"ema/{name}", average)
+        return whole, self.ema.updates
 
     def _load_ema(self, state: TrainState) -> None:
         if self.ema is None or self.config.zero < 3:
