@@ -24,7 +24,9 @@ esac
 RAY = """
 case "$1 $2" in
     "job submit") note "submitted: $*"; until [ -e "$CALLS.stop" ]; do sleep 0.05; done; note "job ended";;
-    "job stop") note "stopped: $*"; sleep 0.3; touch "$CALLS.stop"; until grep -q "job ended" "$CALLS"; do sleep 0.05; done;;
+    "job stop")
+        note "stopped: $*"; sleep 0.3; touch "$CALLS.stop"
+        until grep -q "job ended" "$CALLS"; do sleep 0.05; done;;
 esac
 """
 PROGRAMS = {

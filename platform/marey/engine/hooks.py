@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from marey.config import Config
-from marey.engine.events import CheckpointWritten, Clock, Ended, Evaluated, Event, Saving, Started, Stepped
+from marey.engine.events import CheckpointWritten, Clock, Ended, Evaluated, Event, Saving, Started, Stepped, Stopped
 from marey.tracking.base import Tracker
 
 
@@ -50,6 +50,8 @@ class Progress:
             _say(f"checkpoint {event.path} ({event.seconds:.1f} s, of which training waited {event.stall:.2f} s)")
         elif isinstance(event, Ended):
             _say(f"done: {event.clock.step} steps, {event.clock.epoch:.2f} epochs")
+        elif isinstance(event, Stopped):
+            _say(f"stopped at step {event.clock.step}, which is saved: {event.reason}")
 
     def _due(self, event: Stepped) -> bool:
         clock = event.clock

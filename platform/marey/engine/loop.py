@@ -15,7 +15,21 @@ from marey.clips.loader import FeedOrder
 from marey.engine import checkpoint
 from marey.engine.checkpoint import CheckpointConfig, Saved
 from marey.engine.evaluate import Feed, evaluate, per_source
-from marey.engine.events import Clock, Ended, Evaluated, Event, Hook, Saving, Started, Stepped, emit
+from marey.engine.events import (
+    Asked,
+    Clock,
+    Ended,
+    Evaluated,
+    Event,
+    Hook,
+    Saving,
+    Started,
+    Stepped,
+    Stop,
+    Stopped,
+    emit,
+    nobody_asks,
+)
 from marey.engine.keeper import Keeper
 from marey.engine.optim import Schedule
 from marey.engine.strategy import StepResult, Strategy
@@ -48,10 +62,14 @@ class Fit:
     validation: Validation | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
     """What a checkpoint should say of where it comes from."""
+    asked: Asked = nobody_asks
+    """Whether to stop after this step, and why; workers need not agree, the highest answer counts."""
 
 
 def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
     """Train until ``total_steps``, from the newest whole checkpoint if there is one. Collective.
+
+    Asked to stop, it saves the step it is at, emits `Stopped` and returns.
 
     Raises `TrainingError` at a loss or gradient that is not finite, before anything of that step is saved.
     """
@@ -72,19 +90,21 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
             clock = clock.tick()
             seconds = time.perf_counter() - began
             decode = sum(batch.decode_seconds for batch in micro_batches)
-            told = strategy.gather([waited, decode, keeper.landed(), keeper.overdue()])
-            waits, decodes, landed, overdue = (list(column) for column in zip(*told, strict=True))
+            told = strategy.gather([waited, decode, keeper.landed(), keeper.overdue(), job.asked()])
+            waits, decodes, landed, overdue, asked = (list(column) for column in zip(*told, strict=True))
             emit(hooks, _stepped(clock, result, lr, seconds, (max(waits), sum(decodes)), strategy))
             keeper.stepped(result.loss)
             _emit_all(hooks, keeper.finish(wait=False) if any(landed) else [])
             if job.validation is not None and (clock.done or clock.step % job.validation.every == 0):
                 evaluated = _validate(job, strategy, clock, keeper)
                 emit(hooks, evaluated)
-            if clock.done or keeper.due(clock) or any(overdue):
+            if clock.done or keeper.due(clock) or any(overdue) or any(asked):
                 emit(hooks, Saving(clock))
                 _emit_all(hooks, keeper.save(clock, _facts(job, clock)))
+            if any(asked):
+                break
         _emit_all(hooks, keeper.finish())
-    emit(hooks, Ended(clock))
+    emit(hooks, Ended(clock) if clock.done else Stopped(clock, Stop(int(max(asked)))))
     return clock
 
 

@@ -13,6 +13,8 @@ from marey.errors import ResourceError
 # Before ray is imported anywhere: read at import, and by the processes that Ray starts.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise every print of a worker comes twice
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")  # a busy machine imports for half a minute
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
