@@ -17,8 +17,8 @@ from marey.engine.loop import fit
 from marey.engine.stopping import StopNote, leave_note, take_note
 from marey.engine.strategy import TorchStrategy
 from marey.experiment import assemble
-from marey.tracking.journal import read_lines, read_points
-from submitting import ROOT, SMALL, checkpoints, history, mlflow_runs, run_script, until, weights, without_marey
+from marey.tracking.journal import read_lines
+from submitting import ROOT, SMALL, checkpoints, history, mlflow_runs, until, without_marey
 from tiny_training import Diary, run, tiny
 
 JOB = "jobs/pretrain_videomae.py"
@@ -107,57 +107,45 @@ def test_a_stop_of_which_the_step_is_not_known_names_the_checkpoint(tmp_path: Pa
     assert take_note(tmp_path).endswith("it goes on from the checkpoint of step 40")
 
 
-def started(*words: str) -> subprocess.Popen[str]:
-    """``python jobs/...`` of one process, and its output as one."""
-    environment = {**without_marey(dict(os.environ)), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
+def started(words: list[str]) -> subprocess.Popen[str]:
+    """``python jobs/...`` of one process, once it trains; its output is one."""
+    environment = {**without_marey(dict(os.environ)), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
         [sys.executable, JOB, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
+    [results] = [Path(word.removeprefix("results=")) for word in words if word.startswith("results=")]
+    metrics = results / "runs" / "stopped" / "metrics.jsonl"
+    before = metrics.stat().st_size if metrics.exists() else 0
+    until(lambda: metrics.exists() and metrics.stat().st_size > before, 280)
+    return process
 
 
 @pytest.mark.slow
-def test_sigterm_and_ctrl_c_without_ray(table, tmp_path: Path):
-    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "fleet.workers=0", "epochs=120"]
-    words += ["checkpoint.every=1000", "log.every=1"]
-    unbroken = run_script(JOB, *words, "name=unbroken")
-    assert unbroken.returncode == 0, unbroken.stderr
-    last = checkpoints(tmp_path, "unbroken")[-1]
+def test_signals_without_ray(table, tmp_path: Path):
+    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "fleet.workers=0", "epochs=4000", "name=stopped"]
+    words += ["checkpoint.every=1000", "checkpoint.wait=true"]
+    step = 0
     for number, name, code in ((signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)):
-        before = (checkpoints(tmp_path, "broken") or [0])[-1]
-        process = started(*words, "name=broken")
-        until(lambda before=before: len(list(read_points(tmp_path / "runs/broken"))) > before + 5)
+        process = started(words)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=280)
         assert process.returncode == code, output
-        step = checkpoints(tmp_path, "broken")[-1]
-        assert before < step < last
-        assert f"stopped by {name} at step {step} of {last}, which is saved; to go on:" in output
-        assert output.splitlines()[-1].startswith(f"python {JOB}")
-        assert {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}["broken"] == "KILLED"
-        [*_, end] = [line for line, _ in read_lines(tmp_path / "runs/broken/events.jsonl") if line["event"] == "end"]
-        assert end["message"].startswith(f"stopped by {name} at step {step}")
-    ended = run_script(JOB, *words, "name=broken")
-    assert ended.returncode == 0, ended.stderr
-    assert f"resumed from the checkpoint of step {step}\n" in ended.stdout
-    ours, theirs = weights(tmp_path, "broken"), weights(tmp_path, "unbroken")
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    broken, whole = (
-        {p.step: p.values["train/loss"] for p in read_points(tmp_path / "runs" / name) if "train/loss" in p.values}
-        for name in ("broken", "unbroken")
-    )
-    assert broken == whole
-    [run_id] = [run.info.run_id for run in mlflow_runs(tmp_path) if run.info.run_name == "broken"]
-    assert history(tmp_path, run_id, "train/loss") == list(range(1, last + 1))
-
-
-@pytest.mark.slow
-def test_a_second_signal_ends_it_at_once(table, tmp_path: Path):
-    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "fleet.workers=0", "epochs=4000", "name=twice"]
-    process = started(*words, "log.every=1", "batch=64")
-    until(lambda: (tmp_path / "runs/twice/metrics.jsonl").exists() and list(read_points(tmp_path / "runs/twice")))
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 143
-    assert mlflow_runs(tmp_path)[0].info.status == "KILLED"
+        if step:
+            assert f"resumed from the checkpoint of step {step}\n" in output
+        before, step = step, checkpoints(tmp_path, "stopped")[-1]
+        assert step > before
+        assert f"stopped by {name} at step {step} of " in output
+        assert output.splitlines()[-1].startswith(f"python {JOB} {SMALL[0]} ")
+        assert output.splitlines()[-1].endswith(" name=stopped")
+        assert mlflow_runs(tmp_path)[0].info.status == "KILLED"
+        *_, end = (line for line, _ in read_lines(tmp_path / "runs/stopped/events.jsonl") if line["event"] == "end")
+        assert end["message"].startswith(f"stopped by {name} at step {step} of ")
+    process = started(words)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # a second one: at once
+    assert process.wait(280) == 143
+    [run] = mlflow_runs(tmp_path)
+    assert run.info.status == "KILLED"
+    steps = history(tmp_path, run.info.run_id, "train/loss")
+    assert steps == list(range(1, steps[-1] + 1))
