@@ -40,7 +40,7 @@ class Paced(RemoteTracker):
 
 
 def main(table_path: str, results: str) -> None:
-    room.REPLACEMENT_S, train.GROW_AFTER_S = 2.0, 1.0
+    room.REPLACEMENT_S, room.GROW_AFTER_S = 10.0, 1.0
     head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(**NODE)

@@ -18,6 +18,12 @@ def test_numbers_of_workers_that_do_not_share_the_batch_evenly_are_not_used():
     assert sizes(8, workers=4) == [4]
 
 
+def test_the_job_says_which_numbers_are_used():
+    told = room.elastic_note(tiny().replace(batch=12, fleet={"workers": 6, "min_workers": 3}))
+    assert told == "; goes on with 3 or 4 or 6 (not 5: batch=12 cannot be shared evenly)"
+    assert room.elastic_note(tiny().replace(fleet={"workers": 2})) == ""
+
+
 def test_more_workers_at_least_than_at_most_are_refused():
     with pytest.raises(ConfigError, match=r"fleet\.min_workers=3 is more than fleet\.workers=2"):
         tiny().replace(fleet={"workers": 2, "min_workers": 3})

@@ -15,13 +15,18 @@ class _Bell:
 
     def __init__(self) -> None:
         self._reason = Stop.GO_ON
+        self._listening = 0
         self._rung = asyncio.Event()
 
     async def ring(self, reason: Stop) -> None:
         self._reason = reason
         self._rung.set()
 
+    async def listening(self) -> int:
+        return self._listening
+
     async def heard(self) -> Stop:
+        self._listening += 1
         await self._rung.wait()
         return self._reason
 
@@ -37,6 +42,10 @@ class Bell:
     def ring(self, reason: Stop) -> None:
         """Have all workers stop; does not wait."""
         self.actor.ring.remote(reason)
+
+    def listening(self) -> int:
+        """How many workers listen."""
+        return int(ray.get(self.actor.listening.remote()))
 
 
 class Ear:

@@ -8,9 +8,8 @@ with more workers once there is room for them.
 import logging
 import os
 import threading
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,12 +27,11 @@ from marey.fleet.decoders import decode_actors
 from marey.fleet.failures import Patience, WorkerFailure, account
 from marey.fleet.feed import feed
 from marey.fleet.resources import Shares, share_out, wants_gpu
-from marey.fleet.room import Room, bundle_of, sizes, wait_for_room
+from marey.fleet.room import Growth, bundle_of, sizes, wait_for_room
 from marey.fleet.tracker import RemoteTracker
 from marey.tracking.base import Tracker
 
 COLLECTIVE_TIMEOUT_S = 600
-GROW_AFTER_S = 60.0  # an attempt runs at least so long before more workers replace it
 LISTEN_S = 0.5
 
 
@@ -105,9 +103,8 @@ def train(
             return Outcome(asked(), patience.newest())
         job = Assignment(training, table, directory, tracker, Bell(), bool(callbacks))
         attempt = _Attempt(_trainer(job, workers, shares, callbacks))
-        with Room(allowed[-1] - workers, bundle) as more:
-            larger = [size - workers for size in allowed if size > workers]
-            _accompany(attempt, job, asked, partial(_grows, more, larger))
+        with Growth(allowed, workers, bundle, partial(_listen, job.bell, workers)) as growth:
+            _accompany(attempt, job, asked, growth)
         if attempt.error is not None:
             patience.failed(attempt.error, again=not asked())
         elif attempt.outcome is None:
@@ -121,9 +118,9 @@ def train(
         workers = None
 
 
-def _grows(more: Room, larger: list[int]) -> bool:
-    """Whether there is room for one of the ``larger`` numbers of workers more."""
-    return bool(larger) and larger[0] <= more.found
+def _listen(bell: Bell, workers: int) -> bool:
+    """Whether all workers have started."""
+    return bell.listening() >= workers
 
 
 class _Attempt(threading.Thread):
@@ -142,16 +139,16 @@ class _Attempt(threading.Thread):
             self.error = error
 
 
-def _accompany(attempt: _Attempt, job: Assignment, asked: Asked, grows: Callable[[], bool]) -> None:
+def _accompany(attempt: _Attempt, job: Assignment, asked: Asked, growth: Growth) -> None:
     """Wait for the end of an attempt, and ring for it once there is a reason."""
     attempt.start()
-    began, rung = time.monotonic(), False
+    rung = False
     while attempt.is_alive():
         attempt.join(LISTEN_S)
         reason = asked()
         if reason and not rung:
             leave_note(job.directory, reason)
-        elif not rung and time.monotonic() - began > GROW_AFTER_S and grows():
+        elif not rung and growth.found():
             reason = Stop.RESIZE
         if reason and not rung:
             job.bell.ring(reason)

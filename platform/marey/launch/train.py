@@ -87,10 +87,11 @@ class Stopper:
 
 def _with_ray(training: Training, table: ClipTable, opened: Run, job: str, stopper: Stopper) -> None:
     from marey.fleet import train as fleet_train
+    from marey.fleet.room import elastic_note
     from marey.fleet.tracker import RemoteTracker
 
     shares, cluster = fleet_train.plan_shares(training)
-    print(f"workers  {training.fleet.workers} × {shares.for_ray()} on {cluster}", flush=True)
+    print(f"workers  {training.fleet.workers} × {shares.for_ray()} on {cluster}{elastic_note(training)}", flush=True)
     tracker = RemoteTracker(trackers(training.tracking, training.results))
     with tracked(tracker, description(training, table, opened.directory, job, cluster)):
         stopped = fleet_train.train(training, table, opened.directory, tracker, shares, asked=stopper.asked)
@@ -166,6 +167,11 @@ def _batch_norm_note(training: Training) -> str:
         model = training.backbone.build()
     if not has_batch_norm(model):
         return ""
+    if training.fleet.min_workers not in (None, training.fleet.workers):
+        return (
+            f"\nnote     batch norm sees the passes of the workers that there are: results depend on when machines are "
+            f"lost and come (fleet.min_workers={training.fleet.min_workers})"
+        )
     if training.engine.sync_batch_norm:
         return "\nnote     batch norm sees one pass of all workers: results depend on workers × engine.micro_batch"
     return (
