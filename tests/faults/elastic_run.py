@@ -7,7 +7,9 @@ The last line is JSON: the numbers of workers that were seen, and where it was s
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -41,10 +43,11 @@ class Paced(RemoteTracker):
 
 def main(table_path: str, results: str) -> None:
     room.REPLACEMENT_S, room.GROW_AFTER_S = 10.0, 1.0
-    head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(**NODE)
-    second = cluster.add_node(**NODE)
+    # A folder of its own, so that nobody else's `ray.init` finds it; short, for the paths of sockets.
+    node = {**NODE, "temp_dir": tempfile.mkdtemp(prefix="marey-", dir="/tmp")}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(**node)
+    second = cluster.add_node(**node)
     ray.init(cluster.address, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}, log_to_driver=False)
 
     training = elastic().replace(results=results)
@@ -77,7 +80,7 @@ def main(table_path: str, results: str) -> None:
     goes_on(2)
     cluster.remove_node(second, allow_graceful=False)
     goes_on(1)
-    third = cluster.add_node(**NODE)
+    third = cluster.add_node(**node)
     goes_on(2)
     deadline = int(1000 * (time.time() + 120))
     GcsClient(address=cluster.address).drain_node(third.node_id, PREEMPTION, "taken away", deadline)
@@ -88,6 +91,7 @@ def main(table_path: str, results: str) -> None:
     print(json.dumps({"workers": seen, "stop": str(ended[0].stop), "step": ended[0].step}), flush=True)
     ray.shutdown()
     cluster.shutdown()
+    shutil.rmtree(node["temp_dir"], ignore_errors=True)
 
 
 def held() -> int:

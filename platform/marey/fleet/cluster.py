@@ -49,6 +49,11 @@ def join(log_to_driver: bool = True) -> None:
     ray.init(runtime_env=environment, log_to_driver=log_to_driver, logging_level=logging.WARNING)
 
 
+def say(line: str) -> None:
+    """Tell the user, at once: a job's log is followed."""
+    print(line, flush=True)
+
+
 def describe() -> Cluster:
     """The cluster as it is now."""
     total, free = ray.cluster_resources(), ray.available_resources()

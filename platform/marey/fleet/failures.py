@@ -8,6 +8,7 @@ from typing import Any
 
 from marey.engine import checkpoint
 from marey.errors import MareyError
+from marey.fleet.cluster import say
 
 
 class WorkerFailure(MareyError):
@@ -17,7 +18,7 @@ class WorkerFailure(MareyError):
 class Patience:
     """Counts restarts since the last progress, which is a new checkpoint; a machine taken away is not counted."""
 
-    def __init__(self, most: int, directory: Path, say: Callable[[str], None] = print) -> None:
+    def __init__(self, most: int, directory: Path, say: Callable[[str], None] = say) -> None:
         self.most = most
         self.checkpoints = directory / "checkpoints"
         self.say = say

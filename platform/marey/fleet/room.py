@@ -8,7 +8,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from marey.engine.events import Asked
 from marey.errors import ConfigError
 from marey.experiment.training import Training
-from marey.fleet.cluster import describe
+from marey.fleet.cluster import describe, say
 from marey.fleet.resources import Shares
 
 REPLACEMENT_S = 10.0  # how long a machine that was lost may take to come back before fewer workers go on
@@ -95,7 +95,7 @@ def bundle_of(shares: Shares, decode_actors: int) -> dict[str, float]:
 
 
 def wait_for_room(
-    allowed: list[int], bundle: dict[str, float], asked: Asked, say: Callable[[str], None] = print
+    allowed: list[int], bundle: dict[str, float], asked: Asked, say: Callable[[str], None] = say
 ) -> int | None:
     """The largest of the sizes ``allowed`` for which there is room, once there is some; None if asked to stop before.
 

@@ -22,7 +22,7 @@ from marey.errors import ResourceError, TrainingError
 from marey.experiment import assemble
 from marey.experiment.training import Training
 from marey.fleet.bell import Bell, Ear
-from marey.fleet.cluster import describe, settled
+from marey.fleet.cluster import describe, say, settled
 from marey.fleet.decoders import decode_actors
 from marey.fleet.failures import Patience, WorkerFailure, account
 from marey.fleet.feed import feed
@@ -114,7 +114,7 @@ def train(
         elif attempt.outcome.stop.is_final:
             return attempt.outcome
         else:
-            print(f"{attempt.outcome.stop} at step {attempt.outcome.step}: going on from there", flush=True)
+            say(f"{attempt.outcome.stop} at step {attempt.outcome.step}: going on from there")
         workers = None
 
 
