@@ -34,6 +34,12 @@ def tiny() -> Training:
     )  # fmt: skip
 
 
+def elastic() -> Training:
+    """One that two workers do, or one; long enough to be stopped."""
+    fleet = {"workers": 2, "min_workers": 1, "cpus_per_worker": 1, "storage": "shared", "max_failures": 1}
+    return tiny().replace(epochs=10_000, checkpoint={"every": 5}, fleet=fleet)
+
+
 def run(training, table, directory, steps: int | None = None, recipe=None, more=()):
     """Train to ``steps`` (default: all); the diary, and the strategy with its weights."""
     order = assemble.feed_order(training, table, world=1)

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
+from marey.tracking.journal import read_points
 from submitting import SMALL, checkpoints, history, mlflow_runs, run_script, submit, until, weights, without_marey
 from videos import write_unusable
 
@@ -26,9 +28,18 @@ def driver_of(run: str) -> int | None:
     return None
 
 
-def train_workers() -> list[int]:
-    """Ray's training workers on this machine."""
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+def processes(name: str) -> list[int]:
+    """Of the cluster, which the processes of this test have started, those of that name."""
+    mine = {child.pid for child in psutil.Process().children(recursive=True)}
+    found = [process for process in psutil.process_iter(["cmdline"]) if process.pid in mine]
+    return [process.pid for process in found if f"ray::{name}" in " ".join(process.info["cmdline"] or [])]
+
+
+def ray(*words: str, cluster: Any) -> str:
+    """What Ray's own command says."""
+    done = subprocess.run(["ray", *words], env=cluster.environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -81,20 +92,24 @@ def test_stopped_killed_and_resumed_under_other_strategies_it_ends_as_the_unbrok
     unbroken = run_script(JOB, *words, "fleet.workers=0", "name=unbroken")
     assert unbroken.returncode == 0, unbroken.stderr
 
-    submit(cluster, "python", JOB, *words, "name=broken", name="stopped", wait=False)
-    until(lambda: checkpoints(tmp_path, "broken"))
-    os.kill(until(lambda: driver_of("broken")), signal.SIGTERM)  # what `ray job stop` sends
-    until(lambda: driver_of("broken") is None)
+    rarely = [word for word in words if not word.startswith("checkpoint.every")] + ["checkpoint.every=1000"]
+    submit(cluster, "python", JOB, *rarely, "name=broken", "fleet.workers=2", name="stopped", wait=False)
+    until(lambda: list(read_points(tmp_path / "runs/broken")))
+    ray("job", "stop", "stopped", cluster=cluster)
+    assert driver_of("broken") is None
     status = {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}
     assert status == {"unbroken": "FINISHED", "broken": "KILLED"}
-    before = checkpoints(tmp_path, "broken")[-1]
-    assert before < checkpoints(tmp_path, "unbroken")[-1]
+    [before] = checkpoints(tmp_path, "broken")  # of the step at which it was, and of no other
+    last = checkpoints(tmp_path, "unbroken")[-1]
+    assert before == max(point.step for point in read_points(tmp_path / "runs/broken")) < last
+    told = ray("job", "logs", "stopped", cluster=cluster)
+    assert f"stopped by SIGTERM at step {before} of {last}, which is saved; to go on:\nray job submit" in told
 
     zero3 = ["engine.strategy=deepspeed", "engine.zero=3", "fleet.workers=2"]
     submit(cluster, "python", JOB, *words, "name=broken", *zero3, name="killed", wait=False)
     until(lambda: checkpoints(tmp_path, "broken")[-1] > before)
     os.kill(until(lambda: driver_of("broken")), signal.SIGKILL)
-    until(lambda: not train_workers())
+    until(lambda: not processes("RayTrainWorker"))
 
     ended = submit(cluster, "python", JOB, *words, "name=broken", "fleet.decode_actors=1")
     assert ended.returncode == 0, ended.stdout
@@ -106,12 +121,17 @@ def test_stopped_killed_and_resumed_under_other_strategies_it_ends_as_the_unbrok
     assert steps == list(range(1, checkpoints(tmp_path, "unbroken")[-1] + 1))
 
 
-def test_a_killed_worker_is_started_again_and_the_result_is_the_same(cluster, table, tmp_path: Path):
-    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "epochs=120", "checkpoint.every=5"]
+def test_after_a_killed_worker_and_a_killed_controller_the_result_is_the_same(cluster, table, tmp_path: Path):
+    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "epochs=160", "checkpoint.every=5"]
+    words.append("fleet.max_failures=1")  # a new checkpoint gives it back
     assert run_script(JOB, *words, "fleet.workers=0", "name=unbroken").returncode == 0
     submit(cluster, "python", JOB, *words, "name=broken", "fleet.workers=2", name="worker-killed", wait=False)
     until(lambda: checkpoints(tmp_path, "broken"))
-    os.kill(train_workers()[-1], signal.SIGKILL)
+    os.kill(processes("RayTrainWorker")[-1], signal.SIGKILL)
+    before = checkpoints(tmp_path, "broken")[-1]
+    until(lambda: checkpoints(tmp_path, "broken")[-1] > before)
+    [controller] = processes("TrainController")
+    os.kill(controller, signal.SIGKILL)
     last = checkpoints(tmp_path, "unbroken")[-1]
     until(lambda: checkpoints(tmp_path, "broken")[-1] == last)
     until(lambda: {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}["broken"] == "FINISHED")

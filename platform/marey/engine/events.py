@@ -1,7 +1,8 @@
 """What happens in a run, as immutable events, and the hooks that listen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,35 @@ class Clock:
     def tick(self) -> "Clock":
         """One step later."""
         return Clock(self.step + 1, self.total_steps, self.batch, self.epoch_length)
+
+
+class Stop(IntEnum):
+    """Why a run should end now; of several reasons the highest counts."""
+
+    GO_ON = 0
+    RESIZE = 1
+    """There is room for more workers: they start again, as many."""
+    PREEMPTION = 2
+    """A worker's machine is taken away: the others go on."""
+    CTRL_C = 3
+    SIGTERM = 4
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run ends, rather than goes on with other workers."""
+        return self >= Stop.CTRL_C
+
+    def __str__(self) -> str:
+        return ("go on", "room for more workers", "preemption", "Ctrl-C", "SIGTERM")[self]
+
+
+Asked = Callable[[], Stop]
+"""Asked once a step on every worker; answers at once."""
+
+
+def nobody_asks() -> Stop:
+    """For a run that nobody stops."""
+    return Stop.GO_ON
 
 
 @dataclass(frozen=True)
@@ -152,7 +182,26 @@ class Ended:
     clock: Clock
 
 
-Event = Started | Stepped | LeftOut | GoingBack | Evaluated | Saving | CheckpointWritten | CheckpointFailed | Ended
+@dataclass(frozen=True)
+class Stopped:
+    """Instead of `Ended`: stopped before the last step, of which the checkpoint is written."""
+
+    clock: Clock
+    reason: Stop
+
+
+Event = (
+    Started
+    | Stepped
+    | LeftOut
+    | GoingBack
+    | Evaluated
+    | Saving
+    | CheckpointWritten
+    | CheckpointFailed
+    | Ended
+    | Stopped
+)
 
 
 class Hook(Protocol):

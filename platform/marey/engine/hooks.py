@@ -21,6 +21,7 @@ from marey.engine.events import (
     Saving,
     Started,
     Stepped,
+    Stopped,
 )
 from marey.tracking.base import Tracker
 
@@ -68,6 +69,8 @@ class Progress:
             _say(f"{event.problem}; training goes on without it")
         elif isinstance(event, Ended):
             _say(f"done: {event.clock.step} steps, {event.clock.epoch:.2f} epochs")
+        elif isinstance(event, Stopped):
+            _say(f"stopped at step {event.clock.step}, which is saved: {event.reason}")
 
     def _due(self, event: Stepped) -> bool:
         clock = event.clock

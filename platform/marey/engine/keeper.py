@@ -51,7 +51,8 @@ class Keeper:
         """Of each metric the last."""
         self.best_step: int | None = state.get("best_step")
         self._kept = (self.best_step, dict(self.best))  # as of the last checkpoint that was written
-        self._newest = saved.step if saved else None
+        self.newest = saved.step if saved else None
+        """Step of the newest checkpoint that is known to be written."""
         self._failed = 0  # saves in a row
         self._failing_since: float | None = None  # on rank 0
         self._improved = False
@@ -133,7 +134,7 @@ class Keeper:
             failed = CheckpointFailed(event.clock, event.path, outcome.problem, stall)
             self._note_failure(failed, outcome.for_long)
             return [failed]
-        self._failed, self._newest = 0, event.clock.step
+        self._failed, self.newest = 0, event.clock.step
         self._kept = best_step, event.best
         return [replace(event, seconds=outcome.seconds, stall=stall)]
 
@@ -166,7 +167,7 @@ class Keeper:
         if not failed.clock.done and (self._failed < self.config.max_failed or not for_long):
             return
         why = "this was the last step" if failed.clock.done else f"{self._failed} saves in a row have failed"
-        have = "anew: there is no checkpoint yet" if self._newest is None else f"from step {self._newest}"
+        have = "anew: there is no checkpoint yet" if self.newest is None else f"from step {self.newest}"
         raise TrainingError(
             f"{failed.problem}. Training stops, because {why}; started again with its name=, the run goes on {have}"
         )

@@ -16,6 +16,7 @@ from marey.engine.bad_steps import BadSteps, BadStepsConfig, Verdict
 from marey.engine.checkpoint import CheckpointConfig, Saved
 from marey.engine.evaluate import Feed, evaluate, per_source
 from marey.engine.events import (
+    Asked,
     Clock,
     Ended,
     Evaluated,
@@ -26,7 +27,10 @@ from marey.engine.events import (
     Saving,
     Started,
     Stepped,
+    Stop,
+    Stopped,
     emit,
+    nobody_asks,
 )
 from marey.engine.keeper import Keeper
 from marey.engine.optim import Schedule
@@ -63,29 +67,34 @@ class Fit:
     validation: Validation | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
     """What a checkpoint should say of where it comes from."""
+    asked: Asked = nobody_asks
+    """Whether to stop after this step, and why; workers need not agree, the highest answer counts."""
 
 
 def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
     """Train until ``total_steps``, from the newest whole checkpoint if there is one. Collective.
 
-    Raises `TrainingError` at a bad step (`BadStepsConfig`) that stops the run, before anything of it is saved, and
-    where workers that should hold the same weights do not.
+    Asked to stop, it saves the step it is at, emits `Stopped` and returns.
+
+    Raises `TrainingError` at a bad step (`BadStepsConfig`) that stops the run, before anything of it is saved, where
+    workers that should hold the same weights do not, and where storage takes no checkpoint any more.
     """
-    clock = _go(job, strategy, hooks)
-    while not clock.done:
-        clock = _go(job, strategy, hooks)
-    emit(hooks, Ended(clock))
+    clock, stop = _go(job, strategy, hooks)
+    while not clock.done and not stop:
+        clock, stop = _go(job, strategy, hooks)
+    emit(hooks, Ended(clock) if clock.done else Stopped(clock, stop))
     return clock
 
 
-def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
-    """From the newest checkpoint to the end, or to a bad step at which to go back there; the clock at that time."""
+def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> tuple[Clock, Stop]:
+    """From the newest checkpoint to the end, to a bad step at which to go back there, or to a stop; when that was."""
     saved = _restore(job, strategy)
     clock = Clock(saved.step if saved else 0, job.total_steps, job.order.batch, job.order.plan.epoch_length)
     keeper = Keeper(job.directory, job.checkpoint, strategy, saved)
     bad = BadSteps(job.bad_steps, job.directory, saved.state if saved else {}, strategy.rank)
     emit(hooks, Started(clock, saved.step if saved else None, strategy, keeper.best))
     accumulation = job.order.batch // strategy.world // job.order.micro_batch
+    stop = Stop.GO_ON
     feed = job.feed(job.order, clock.step, job.total_steps, strategy.rank, strategy.world)
     with closing(keeper), closing(feed) as batches:
         while not clock.done:
@@ -98,12 +107,12 @@ def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
                 _emit_all(hooks, keeper.finish())
                 if _go_back(job, strategy, clock, bad):
                     emit(hooks, GoingBack(clock, outcome.reason))
-                    return clock
+                    return clock, Stop.GO_ON
             clock = clock.tick()
             seconds = time.perf_counter() - began
             decode = sum(batch.decode_seconds for batch in micro_batches)
-            told = strategy.gather([waited, decode, keeper.landed(), keeper.overdue()])
-            waits, decodes, landed, overdue = (list(column) for column in zip(*told, strict=True))
+            told = strategy.gather([waited, decode, keeper.landed(), keeper.overdue(), job.asked()])
+            waits, decodes, landed, overdue, asked = (list(column) for column in zip(*told, strict=True))
             if isinstance(outcome, StepResult):
                 emit(hooks, _stepped(clock, outcome, lr, seconds, (max(waits), sum(decodes)), strategy))
                 keeper.stepped(outcome.loss)
@@ -115,11 +124,16 @@ def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
             if job.validation is not None and (clock.done or clock.step % job.validation.every == 0):
                 evaluated = _validate(job, strategy, clock, keeper)
                 emit(hooks, evaluated)
-            if clock.done or keeper.due(clock) or any(overdue):
+            if clock.done or keeper.due(clock) or any(overdue) or any(asked):
                 emit(hooks, Saving(clock))
                 _emit_all(hooks, keeper.save(clock, _facts(job, clock) | bad.facts()))
+            stop = Stop(int(max(asked)))
+            if stop:
+                break
         _emit_all(hooks, keeper.finish())
-    return clock
+    if stop and keeper.newest != clock.step:
+        raise TrainingError(f"stopped by {stop} at step {clock.step}, which could not be saved; see above")
+    return clock, stop
 
 
 def _attempt(

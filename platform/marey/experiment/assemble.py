@@ -1,6 +1,7 @@
 """From settings to a running loop: what a worker does, with or without Ray."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from marey.config import to_tree
 from marey.engine import checkpoint, strategy
 from marey.engine.data_wait import DataWait
 from marey.engine.evaluate import Feed
-from marey.engine.events import Clock, Hook
+from marey.engine.events import Asked, Hook, Stopped, nobody_asks
 from marey.engine.hooks import Progress, Tracking
 from marey.engine.loop import Fit, Validation, fit
 from marey.engine.optim import schedule
 from marey.engine.pictures import Reconstructions, ValidationPictures
+from marey.engine.stopping import StopNote
 from marey.experiment.training import Training
 from marey.inference.opened import open_weights
 from marey.recipes.base import Recipe
@@ -119,9 +121,13 @@ def train(
     directory: Path,
     feed: Feed,
     tracker: Tracker | None,
+    asked: Asked = nobody_asks,
     more: Sequence[Hook] = (),
-) -> Clock:
-    """Run one worker to the end. ``tracker``: rank 0's, None elsewhere. Collective over torch's process group."""
+) -> Stopped | None:
+    """Run one worker to the end, or until it is ``asked`` to stop; then where it stopped.
+
+    ``tracker``: rank 0's, None elsewhere. Collective over torch's process group.
+    """
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     world = distributed.get_world_size() if distributed.is_initialized() else 1
     order = feed_order(training, table, world)
@@ -131,16 +137,19 @@ def train(
         _start(recipe, training, report=print if rank == 0 else None)
     accumulation = training.batch // world // order.micro_batch
     chosen = strategy.build(recipe, training.optim, training.engine, strategy.device_of(training.engine), accumulation)
-    job = fit_of(training, table, order, directory, feed, world)
+    job = replace(fit_of(training, table, order, directory, feed, world), asked=asked)
+    note = StopNote(directory, rank, asked)
     hooks: list[Hook] = [
         Progress(training.log, rank),
         Tracking(tracker, training.log),
         DataWait(rank, table.settings["storage"], training.fleet.decode_actors),
         *([Reconstructions(tracker, training.log, order)] if training.recipe.pictures else []),
         *([ValidationPictures(tracker, job.validation.order, table.class_names())] if job.validation else []),
+        note,
         *more,
     ]
-    return fit(job, chosen, hooks)
+    fit(job, chosen, hooks)
+    return note.stopped
 
 
 def _start(recipe: Recipe, training: Training, report: Callable[[str], None] | None) -> None:

@@ -17,7 +17,7 @@ class FleetConfig(Config):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: a GPU for each worker if the cluster has enough."""
     max_failures: int = Field(3, ge=0)
-    """Times that lost workers are started again from the last checkpoint."""
+    """Times that failed workers are started again from the last checkpoint without reaching a new one."""
     storage: Literal["local", "shared"] = "local"
     """shared: results and table are on a path that all hosts see; needed with more than one host."""
 
@@ -25,5 +25,10 @@ class FleetConfig(Config):
 class TrainingFleet(FleetConfig):
     """On what a training runs."""
 
+    min_workers: int | None = Field(None, ge=1)
+    """Fewest workers to go on with when machines are lost, until there is room for all again; none: all of them."""
+    hang_seconds: float | None = Field(60.0, gt=0)
+    """Seconds without any progress (or three steps, where these take longer) after which workers are taken for hung:
+    their stacks are logged and they start again from the last checkpoint; none: never."""
     decode_actors: int = Field(0, ge=0)
     """Ray actors of one CPU that decode for each worker, on its host or another; 0: the worker's own threads do."""

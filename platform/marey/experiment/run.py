@@ -1,5 +1,6 @@
 """A run's (or a sweep's) folder: its name, its settings, whether it may be taken up again, and who holds it."""
 
+import errno
 import fcntl
 import os
 import secrets
@@ -72,19 +73,36 @@ def take_up(directory: Path, record: dict[str, Any], resumable: tuple[str, ...])
 
 
 def _hold(directory: Path, name: str) -> IO[str]:
-    """An advisory lock that ends with this process, however it ends."""
+    """An advisory lock that ends with this process, however it ends.
+
+    NFS and Lustre (mounted with ``flock``) keep it for all hosts. Where it holds for one host alone, or not at all, the
+    fence of the checkpoints (`marey.engine.checkpoint.take_over`) still has one writer: the last that came.
+    """
     lock = (directory / "lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        raise RunError(
-            f"name={name}: this run is going on, held by {lock.read().strip() or 'another process'}"
-        ) from None
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise RunError(f"name={name}: this run is going on, held by {_holder(lock)}") from None
+        print(
+            f"{directory}: this file system keeps no locks ({error.strerror}): see that name={name} runs only once at "
+            "a time (Lustre: mount with -o flock)",
+            flush=True,
+        )
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     lock.flush()
     return lock
+
+
+def _holder(lock: IO[str]) -> str:
+    """What the holder has written; it may just have got the lock."""
+    for _ in range(20):
+        lock.seek(0)
+        if told := lock.read().strip():
+            return told
+        time.sleep(0.05)
+    return "another process"
 
 
 def _check_resumable(name: str, before: dict[str, Any], now: dict[str, Any], resumable: tuple[str, ...]) -> None:

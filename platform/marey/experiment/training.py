@@ -93,6 +93,10 @@ class Training(Config):
     def _fits(self) -> "Training":
         if self.batch % max(1, self.fleet.workers):
             raise ValueError(f"batch={self.batch} is not a multiple of fleet.workers={self.fleet.workers}")
+        if (self.fleet.min_workers or 0) > self.fleet.workers:
+            raise ValueError(
+                f"fleet.min_workers={self.fleet.min_workers} is more than fleet.workers={self.fleet.workers}"
+            )
         if self.fleet.decode_actors and not self.fleet.workers:
             raise ValueError(f"fleet.decode_actors={self.fleet.decode_actors} need Ray: fleet.workers=1 or more")
         if sum(map(bool, (self.table, self.tables, self.videos))) > 1:

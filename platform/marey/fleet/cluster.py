@@ -13,6 +13,8 @@ from marey.errors import ResourceError
 # Before ray is imported anywhere: read at import, and by the processes that Ray starts.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise every print of a worker comes twice
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")  # a busy machine imports for half a minute
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
@@ -45,6 +47,11 @@ def join(log_to_driver: bool = True) -> None:
     package = Path(marey.__file__).parent
     environment = {"py_modules": [str(package)], "env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}
     ray.init(runtime_env=environment, log_to_driver=log_to_driver, logging_level=logging.WARNING)
+
+
+def say(line: str) -> None:
+    """Tell the user, at once: a job's log is followed."""
+    print(line, flush=True)
 
 
 def describe() -> Cluster:

@@ -1,28 +1,39 @@
-"""Training on a cluster: Ray Train starts the workers, each of which runs what one process would run without Ray."""
+"""Training on a cluster: Ray Train starts the workers, each of which runs what one process would run without Ray.
+
+One start of the workers is an attempt. Attempts follow one another here, each from the newest checkpoint, until the
+run is at its end, is stopped, or fails too often without progress: after a failure, after a machine was taken away, and
+with more workers once there is room for them.
+"""
 
 import logging
 import os
-import traceback
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from marey.clips.table import ClipTable
-from marey.engine.events import CheckpointWritten, Evaluated, Event
-from marey.errors import MareyError, TrainingError
+from marey.engine.events import Asked, CheckpointWritten, Evaluated, Event, Stop, nobody_asks
+from marey.engine.stopping import leave_note
+from marey.errors import ResourceError, TrainingError
 from marey.experiment import assemble
 from marey.experiment.training import Training
-from marey.fleet.cluster import describe, settled
+from marey.fleet.bell import Bell, Ear
+from marey.fleet.cluster import describe, say, settled
 from marey.fleet.decoders import decode_actors
+from marey.fleet.failures import Patience, WorkerFailure, account, logs
 from marey.fleet.feed import feed
 from marey.fleet.resources import Shares, share_out, wants_gpu
+from marey.fleet.room import Growth, bundle_of, sizes, wait_for_room
 from marey.fleet.tracker import RemoteTracker
+from marey.fleet.watchdog import Pulse, Watchdog
 from marey.tracking.base import Tracker
 
 COLLECTIVE_TIMEOUT_S = 600
+LISTEN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,15 +44,35 @@ class Assignment:
     table: ClipTable
     directory: Path
     tracker: Tracker
+    bell: Bell
+    board: Any
+    """Of the `Watchdog`."""
     reports: bool = False
     """Whether numbers are reported to Ray: for a trial of a sweep."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended on which all workers agree; rank 0 tells it."""
+
+    stop: Stop = Stop.GO_ON
+    step: int = 0
+    """Where it was stopped, which is saved."""
+    error: str = ""
+    """A loss that is not finite: trying again would not help."""
+
+
 def plan_shares(training: Training) -> tuple[Shares, str]:
-    """Each worker's share, and the cluster in words; raises `ResourceError` for what does not fit."""
-    cluster = settled()
-    fleet = training.fleet
-    return share_out(fleet, training.results, cluster, fleet.decode_actors), str(cluster)
+    """Each worker's share, and the cluster in words; raises `ResourceError` if not even the fewest workers fit."""
+    cluster, fleet = settled(), training.fleet
+    for size in reversed(sizes(training)[1:]):
+        try:
+            shares = share_out(fleet.replace(workers=size), training.results, cluster, fleet.decode_actors)
+            return shares, str(cluster)
+        except ResourceError:
+            continue
+    fewest = fleet.replace(workers=sizes(training)[0])
+    return share_out(fewest, training.results, cluster, fleet.decode_actors), str(cluster)
 
 
 def shares_of_trial(training: Training) -> Shares:
@@ -56,42 +87,108 @@ def train(
     tracker: RemoteTracker,
     shares: Shares,
     callbacks: Sequence[Any] = (),
-) -> None:
-    """Run ``fleet.workers`` workers to the end, started again up to ``fleet.max_failures`` times.
+    asked: Asked = nobody_asks,
+) -> Outcome | None:
+    """Run the workers to the end, or until it is ``asked`` to stop; then where that was.
+
+    They are started again from the newest checkpoint, at most ``fleet.max_failures`` times without a new one.
 
     ``callbacks``: of Ray Train, to whom the workers then report their numbers (a sweep's).
 
     Raises `TrainingError` for a loss that is not finite, `WorkerFailure` for any other error of a worker.
     """
+    with Watchdog(training.fleet.hang_seconds, directory) as watchdog:
+        first = Assignment(training, table, directory, tracker, Bell(), watchdog.board, bool(callbacks))
+        return _attempts(first, shares, callbacks, asked)
+
+
+def _attempts(first: Assignment, shares: Shares, callbacks: Sequence[Any], asked: Asked) -> Outcome | None:
+    """One attempt after the other, each with a bell of its own; see `train`."""
+    training, job = first.training, first
+    patience = Patience(training.fleet.max_failures, job.directory)
+    allowed, bundle = sizes(training), bundle_of(shares, training.fleet.decode_actors)
+    workers: int | None = allowed[0] if len(allowed) == 1 else None
+    while True:
+        workers = workers or wait_for_room(allowed, bundle, asked)
+        if workers is None:
+            return Outcome(asked(), patience.newest())
+        job = replace(first, bell=Bell())
+        attempt = _Attempt(_trainer(job, workers, shares, callbacks))
+        with Growth(allowed, workers, bundle, partial(_listen, job.bell, workers)) as growth:
+            _accompany(attempt, job, asked, growth)
+        if attempt.error is not None:
+            patience.failed(attempt.error, again=not asked())
+        elif attempt.outcome is None:
+            return None
+        elif attempt.outcome.error:
+            raise TrainingError(attempt.outcome.error)
+        elif attempt.outcome.stop.is_final:
+            return attempt.outcome
+        else:
+            say(f"{attempt.outcome.stop} at step {attempt.outcome.step}: going on from there")
+        workers = None
+
+
+def _listen(bell: Bell, workers: int) -> bool:
+    """Whether all workers have started."""
+    return bell.listening() >= workers
+
+
+class _Attempt(threading.Thread):
+    """The workers from their start to their end, beside the main thread: that one listens to signals meanwhile."""
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(name="attempt", daemon=True)
+        self.trainer = trainer
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.outcome = self.trainer.fit().return_value
+        except BaseException as error:
+            self.error = error
+
+
+def _accompany(attempt: _Attempt, job: Assignment, asked: Asked, growth: Growth) -> None:
+    """Wait for the end of an attempt, and ring for it once there is a reason."""
+    attempt.start()
+    rung = False
+    while attempt.is_alive():
+        attempt.join(LISTEN_S)
+        reason = asked()
+        if reason and not rung:
+            leave_note(job.directory, reason)
+        elif not rung and growth.found():
+            reason = Stop.RESIZE
+        if reason and not rung:
+            job.bell.ring(reason)
+            rung = True
+
+
+def _trainer(job: Assignment, workers: int, shares: Shares, callbacks: Sequence[Any]) -> Any:
+    """Ray's trainer of one attempt."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _work,
-        train_loop_config={"assignment": Assignment(training, table, directory, tracker, bool(callbacks))},
+        train_loop_config={"assignment": job},
         torch_config=TorchConfig(backend="nccl" if shares.gpus else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=training.fleet.workers, use_gpu=shares.gpus > 0, resources_per_worker=shares.for_ray()
+            num_workers=workers, use_gpu=shares.gpus > 0, resources_per_worker=shares.for_ray()
         ),
         run_config=RunConfig(
             # A fresh name each time: resuming is ours, and a damaged snapshot of Ray's cannot stand in its way.
             name=f"attempt-{os.getpid()}-{os.urandom(3).hex()}",
-            storage_path=str(directory / "ray"),
+            storage_path=str(job.directory / "ray"),
             # Its account of a failure is cut short, and comes again with every attempt; ours comes once, whole, last.
             logging_config=LoggingConfig(log_level="CRITICAL"),
             callbacks=list(callbacks),
-            failure_config=FailureConfig(max_failures=training.fleet.max_failures, controller_failure_limit=3),
+            # So are its counts: they know no progress, and end with its controller.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
     )
-    try:
-        stopped = trainer.fit().return_value
-    except TrainingFailedError as error:
-        raise _failure(error) from None
-    except SystemExit:  # how Ray ends after Ctrl-C, once its workers are gone
-        raise KeyboardInterrupt from None
-    if stopped:
-        raise TrainingError(stopped)
 
 
 class Reports:
@@ -128,7 +225,7 @@ def _bare(numbers: Mapping[str, float]) -> dict[str, float]:
     return trained | {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
 
 
-def _work(config: dict[str, Any]) -> str | None:
+def _work(config: dict[str, Any]) -> Outcome | None:
     """A worker. A loss that is not finite, on which all workers agree, is returned: trying again would not help."""
     from ray.train import get_context
 
@@ -137,60 +234,28 @@ def _work(config: dict[str, Any]) -> str | None:
     rank = get_context().get_world_rank()
     try:
         reports = [Reports()] if job.reports else []
-        with decode_actors(job.training.fleet.decode_actors) as decoders:
-            assemble.train(
+        fleet = job.training.fleet
+        with (
+            decode_actors(fleet.decode_actors) as decoders,
+            Pulse(job.board, fleet.hang_seconds, rank, logs()) as pulse,
+        ):
+            stopped = assemble.train(
                 job.training,
                 job.table,
                 job.directory,
-                partial(feed, decoders=decoders),
+                pulse.watched(partial(feed, decoders=decoders)),
                 job.tracker if rank == 0 else None,
-                reports,
+                Ear(job.bell),
+                [*reports, pulse],
             )
     except TrainingError as error:
-        return str(error)
+        return Outcome(error=str(error))
     except Exception as error:
-        raise WorkerFailure(_account(rank, error)) from None
-    return None
+        raise WorkerFailure(account(rank, error)) from None
+    return Outcome(stopped.reason, stopped.clock.step) if stopped else None
 
 
 def _hush() -> None:
     """What Ray Data and DeepSpeed's dependencies say at every turn, and no user can act on."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
-
-
-class WorkerFailure(MareyError):
-    """A worker failed; the text ends with its own traceback and the path of its log."""
-
-
-def _account(rank: int, error: Exception) -> str:
-    """An error as its worker tells it: a traceback does not survive the way to the driver. User errors need none."""
-    from ray import get_runtime_context
-
-    text = str(error) if isinstance(error, MareyError) else traceback.format_exc().rstrip()
-    node = get_runtime_context().get_node_id()
-    return f"worker {rank} failed: {text}\nlog of worker {rank} (process {os.getpid()}, node {node[:8]}): {_log_path()}"
-
-
-def _log_path() -> str:
-    """Where Ray keeps this process' output."""
-    from ray._private.worker import global_worker
-
-    folder = Path(global_worker.node.get_logs_dir_path()) if global_worker.node else Path("logs")
-    mine = sorted(folder.glob(f"worker-*-{os.getpid()}.err"))
-    return str(mine[0] if mine else folder)
-
-
-def _failure(error: Any) -> WorkerFailure:
-    """The first cause among the workers' errors: the others mostly tell of a lost connection to it."""
-    failures = getattr(error, "worker_failures", None)
-    if not failures:
-        return WorkerFailure(f"training failed: {error}")
-    causes = {rank: getattr(cause, "_base_exc", cause) for rank, cause in failures.items()}
-    _, cause = min(causes.items(), key=lambda item: (_is_echo(item[1]), item[0]))
-    return cause if isinstance(cause, WorkerFailure) else WorkerFailure(f"a worker was lost: {cause}")
-
-
-def _is_echo(error: BaseException) -> bool:
-    text = str(error)
-    return any(sign in text for sign in ("Connection closed by peer", "Connection reset", "gloo", "NCCL"))

@@ -6,6 +6,7 @@ heard, or that all stand still, have their stacks written down and are killed, a
 """
 
 import faulthandler
+import math
 import os
 import signal
 import statistics
@@ -122,12 +123,12 @@ class Pulse:
     ``board``: the actor of `Watchdog`; ``limit``: seconds that may pass without progress.
     """
 
-    def __init__(self, board: Any, limit: float, rank: int, logs: Path) -> None:
+    def __init__(self, board: Any, limit: float | None, rank: int, logs: Path) -> None:
         self.board = board
         self.rank = rank
-        self.smallest = limit
+        self.smallest = limit or math.inf
         self.group: float | None = None
-        self.step, self.doing, self.limit = 0, "first step", max(limit, LONG_SECONDS)
+        self.step, self.doing, self.limit = 0, "first step", max(self.smallest, LONG_SECONDS)
         self.steps: deque[float] = deque(maxlen=20)
         self.moved = time.monotonic()
         self.ended = threading.Event()
@@ -187,7 +188,8 @@ class Pulse:
 class Watchdog:
     """In the driver: ``with Watchdog(60, directory) as watchdog`` watches the workers that are given its ``board``."""
 
-    limit: float
+    limit: float | None
+    """None: nothing is taken for a hang."""
     directory: Path
     """Where stacks are written, in ``stacks/``."""
     board: Any = None
@@ -195,7 +197,7 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote(self.limit)
+        self.board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote(self.limit or math.inf)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
         return self
@@ -207,8 +209,11 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
-            if hang := ray.get(self.board.look.remote()):
-                self._end(hang)
+            try:
+                if hang := ray.get(self.board.look.remote()):
+                    self._end(hang)
+            except ray.exceptions.RayError as error:
+                print(f"watchdog: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
 
     def _end(self, hang: Hang) -> None:
         """Write down all stacks, then kill the guilty. Workers that are gone are Ray's business, and none of ours."""

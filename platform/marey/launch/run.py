@@ -60,9 +60,9 @@ def _run(job: Config, search: Mapping[str, Any] | None, sweep: Sweep | None, wor
         return _fail(f"error: {error}", 2)
     except MareyError as error:
         return _fail(f"error: {error}", 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         by, code = ("SIGTERM", 143) if signals.terminated() else ("Ctrl-C", 130)
-        return _fail(f"stopped by {by}; the same command with the run's name= takes it up again", code)
+        return _fail(str(stopped) or f"stopped by {by}; the same command with the run's name= takes it up again", code)
     except Exception:  # a mistake of ours: show where
         return _fail(traceback.format_exc().rstrip(), 1)
     return 0

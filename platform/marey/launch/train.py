@@ -4,7 +4,9 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -13,6 +15,8 @@ from marey.clips.mixture import open_tables
 from marey.clips.table import ClipTable, open_table
 from marey.config import flatten
 from marey.engine import checkpoint
+from marey.engine.events import Asked, Stop
+from marey.engine.stopping import take_note
 from marey.errors import ConfigError
 from marey.experiment import Preparation, Training, assemble
 from marey.experiment.revision import revision
@@ -38,10 +42,12 @@ def run(training: Training, words: list[str], script: str) -> None:
     steps = order.plan.num_steps(training.epochs, training.batch)
     opened = open_run(training, table.fingerprint)
     try:
-        _say_plan(training, table, opened, words, script, steps, order.micro_batch)
+        resume = _resume_command(words, script, opened.name)
+        _say_plan(training, table, opened, resume, steps, order.micro_batch)
         if _finished(opened, steps):
             return
-        (_with_ray if fleet else _alone)(training, table, opened, job)
+        with signals.kept() as asked:
+            (_with_ray if fleet else _alone)(training, table, opened, job, Stopper(asked, steps, resume))
         _say_results(opened.directory)
     finally:
         opened.close()
@@ -64,21 +70,41 @@ def table_of(training: Training) -> ClipTable:
     return open_table(preparation.table_path())
 
 
-def _with_ray(training: Training, table: ClipTable, opened: Run, job: str) -> None:
+@dataclass(frozen=True)
+class Stopper:
+    """A stop by a signal: what asks for it, and how it ends."""
+
+    asked: Asked
+    steps: int
+    resume: str
+
+    def ended(self, reason: Stop, step: int) -> NoReturn:
+        """Raise what ends the run as stopped."""
+        raise signals.Interrupted(
+            f"stopped by {reason} at step {step} of {self.steps}, which is saved; to go on:\n{self.resume}"
+        )
+
+
+def _with_ray(training: Training, table: ClipTable, opened: Run, job: str, stopper: Stopper) -> None:
     from marey.fleet import train as fleet_train
+    from marey.fleet.room import elastic_note
     from marey.fleet.tracker import RemoteTracker
 
     shares, cluster = fleet_train.plan_shares(training)
-    print(f"workers  {training.fleet.workers} × {shares.for_ray()} on {cluster}", flush=True)
+    print(f"workers  {training.fleet.workers} × {shares.for_ray()} on {cluster}{elastic_note(training)}", flush=True)
     tracker = RemoteTracker(trackers(training.tracking, training.results))
     with tracked(tracker, description(training, table, opened.directory, job, cluster)):
-        fleet_train.train(training, table, opened.directory, tracker, shares)
+        stopped = fleet_train.train(training, table, opened.directory, tracker, shares, asked=stopper.asked)
+        if stopped:
+            stopper.ended(stopped.stop, stopped.step)
 
 
-def _alone(training: Training, table: ClipTable, opened: Run, job: str) -> None:
+def _alone(training: Training, table: ClipTable, opened: Run, job: str, stopper: Stopper) -> None:
     tracker = trackers(training.tracking, training.results)
     with tracked(tracker, description(training, table, opened.directory, job, "one process")):
-        assemble.train(training, table, opened.directory, loader.feed, tracker)
+        stopped = assemble.train(training, table, opened.directory, loader.feed, tracker, stopper.asked)
+        if stopped:
+            stopper.ended(stopped.reason, stopped.clock.step)
 
 
 @contextmanager
@@ -91,7 +117,7 @@ def tracked(tracker: Tracker, run: RunDescription) -> Iterator[None]:
         tracker.end("failed", str(error).strip().splitlines()[-1])
         raise
     except BaseException as error:
-        tracker.end("killed", type(error).__name__)
+        tracker.end("killed", next(iter(str(error).splitlines()), type(error).__name__))
         raise
     tracker.end("finished")
 
@@ -110,15 +136,16 @@ def description(training: Training, table: ClipTable, directory: Path, job: str,
     return RunDescription(str(training.name), directory, flatten(training), tags, dataset_note(table))
 
 
-def _say_plan(
-    training: Training, table: ClipTable, opened: Run, words: list[str], script: str, steps: int, micro: int
-) -> None:
+def _resume_command(words: list[str], script: str, name: str) -> str:
+    settings = [word for word in words if not word.startswith("name=")]
+    python = ["python", f"jobs/{script}", *settings, f"name={name}"]
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return shlex.join((["ray", "job", "submit", "--working-dir", ".", "--"] if submitted else []) + python)
+
+
+def _say_plan(training: Training, table: ClipTable, opened: Run, resume: str, steps: int, micro: int) -> None:
     workers = max(1, training.fleet.workers)
     passes = training.batch // workers // micro
-    settings = [word for word in words if not word.startswith("name=")]
-    python = ["python", f"jobs/{script}", *settings, f"name={opened.name}"]
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    command = (["ray", "job", "submit", "--working-dir", ".", "--"] if submitted else []) + python
     engine = training.engine
     strategy = f"DeepSpeed ZeRO-{engine.zero}" if engine.strategy == "deepspeed" else "PyTorch"
     print(
@@ -127,9 +154,11 @@ def _say_plan(
         f"model    {training.backbone.name}, {strategy}, {engine.precision}\n"
         f"batch    {training.batch} = {workers} workers × {passes} passes × {micro} clips; {steps} steps, "
         f"{training.epochs:g} epochs\n"
-        f"resume   {shlex.join(command)}{_batch_norm_note(training)}",
+        f"resume   {resume}{_batch_norm_note(training)}",
         flush=True,
     )
+    if opened.resumed and (unsaved := take_note(opened.directory)):
+        print(f"note     {unsaved}", flush=True)
 
 
 def _batch_norm_note(training: Training) -> str:
@@ -138,6 +167,11 @@ def _batch_norm_note(training: Training) -> str:
         model = training.backbone.build()
     if not has_batch_norm(model):
         return ""
+    if training.fleet.min_workers not in (None, training.fleet.workers):
+        return (
+            f"\nnote     batch norm sees the passes of the workers that there are: results depend on when machines are "
+            f"lost and come (fleet.min_workers={training.fleet.min_workers})"
+        )
     if training.engine.sync_batch_norm:
         return "\nnote     batch norm sees one pass of all workers: results depend on workers × engine.micro_batch"
     return (

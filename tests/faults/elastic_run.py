@@ -1,0 +1,105 @@
+"""Run by `test_elastic`: a training on machines that come and go, one lost, one new, one taken away with notice.
+
+    python tests/faults/elastic_run.py TABLE RESULTS
+
+The last line is JSON: the numbers of workers that were seen, and where it was stopped.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+
+from marey.clips.table import open_table
+from marey.engine.events import Stop
+from marey.fleet import room, train
+from marey.fleet.tracker import RemoteTracker
+from marey.tracking.base import RunDescription
+from marey.tracking.journal import read_points
+from marey.tracking.jsonl import JsonlTracker
+from submitting import until
+from tiny_training import elastic
+
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+PREEMPTION = 2  # of Ray's reasons to drain a node
+
+
+class Paced(RemoteTracker):
+    """Steps of a tenth of a second: there are not many while machines come and go."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        time.sleep(0.1)
+        super().metrics(step, values)
+
+
+def main(table_path: str, results: str) -> None:
+    room.REPLACEMENT_S, room.GROW_AFTER_S = 10.0, 1.0
+    # A folder of its own, so that nobody else's `ray.init` finds it; short, for the paths of sockets.
+    node = {**NODE, "temp_dir": tempfile.mkdtemp(prefix="marey-", dir="/tmp")}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(**node)
+    second = cluster.add_node(**node)
+    ray.init(cluster.address, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}, log_to_driver=False)
+
+    training = elastic().replace(results=results)
+    directory = Path(results) / "runs" / "elastic"
+    shares, _ = train.plan_shares(training)
+    tracker = Paced(JsonlTracker())
+    tracker.start(RunDescription("elastic", directory))
+    stop = threading.Event()
+    ended: list[train.Outcome | None] = []
+
+    def work() -> None:
+        asked = lambda: Stop.SIGTERM if stop.is_set() else Stop.GO_ON  # noqa: E731
+        ended.append(train.train(training, open_table(Path(table_path)), directory, tracker, shares, asked=asked))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def step() -> int:
+        return max((point.step for point in read_points(directory)), default=0)
+
+    def goes_on(workers: int) -> None:
+        """Wait until so many workers have done some steps."""
+        until(lambda: held() == workers, 280)
+        before = step()
+        until(lambda: step() > before + 10 or not thread.is_alive(), 280)
+        print(f"{workers} workers at step {step()}", flush=True)
+        seen.append(held())
+
+    seen: list[int] = []
+    goes_on(2)
+    cluster.remove_node(second, allow_graceful=False)
+    goes_on(1)
+    third = cluster.add_node(**node)
+    goes_on(2)
+    deadline = int(1000 * (time.time() + 120))
+    GcsClient(address=cluster.address).drain_node(third.node_id, PREEMPTION, "taken away", deadline)
+    goes_on(1)
+    stop.set()
+    thread.join(280)
+    tracker.end("killed", "stopped")
+    print(json.dumps({"workers": seen, "stop": str(ended[0].stop), "step": ended[0].step}), flush=True)
+    ray.shutdown()
+    cluster.shutdown()
+    shutil.rmtree(node["temp_dir"], ignore_errors=True)
+
+
+def held() -> int:
+    """Workers that have their place."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    total = sum(node["Resources"].get("CPU", 0) for node in nodes)
+    return round(total - ray.available_resources().get("CPU", 0))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
