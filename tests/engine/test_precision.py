@@ -59,20 +59,20 @@ def test_sixteen_bits_train_alike(make):
 @pytest.mark.parametrize("make", [masked, network])
 def test_a_step_that_overflows_is_computed_again_and_no_batch_is_lost(make):
     usual, high = make(precision="fp16"), make(precision="fp16")
-    usual.scale.value, high.scale.value = 2.0**8, 2.0**40
-    assert losses(high) == pytest.approx(losses(usual), rel=1e-4)
-    assert high.scale.value < 2.0**40
+    usual.scale.value, high.scale.value = 2.0**8, 2.0**24
+    assert losses(high, 0, 3) == pytest.approx(losses(usual, 0, 3), rel=1e-4)
+    assert high.scale.value < 2.0**24
     counted = {name: tensor for name, tensor in weights(high).items() if name.endswith("num_batches_tracked")}
-    assert {int(tensor) for tensor in counted.values()} <= {12}  # two passes a step, those computed again left out
+    assert {int(tensor) for tensor in counted.values()} <= {6}  # two passes a step, those computed again left out
 
 
 def test_a_saved_run_goes_on_bit_for_bit_with_its_scale():
     unbroken, first, second = (masked(precision="fp16") for _ in range(3))
-    first.scale.value = unbroken.scale.value = 2.0**40
+    first.scale.value = unbroken.scale.value = 2.0**24
     whole = losses(unbroken)
     begun = losses(first, 0, 3)
     second.load(first.state())
-    assert second.scale.value == first.scale.value < 2.0**40
+    assert second.scale.value == first.scale.value < 2.0**24
     assert begun + losses(second, 3) == whole
     assert all(torch.equal(weights(unbroken)[name], tensor) for name, tensor in weights(second).items())
     other = masked(precision="bf16")
