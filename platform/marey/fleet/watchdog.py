@@ -269,7 +269,7 @@ def _on_host(beats: list[Beat], what: str) -> dict[int, str]:
 
 
 def dump(place: Place) -> str:
-    """The state of a process and the stacks of its threads. One that is stopped is let go for it."""
+    """The state of a process and the stacks of its threads. One that is stopped is let go for it, and stopped again."""
     before = place.stacks.stat().st_size
     state = _state(place.pid)
     os.kill(place.pid, signal.SIGUSR2)
@@ -283,6 +283,8 @@ def dump(place: Place) -> str:
         if now == size > before:
             break
         size = now
+    if state == "stopped":
+        os.kill(place.pid, signal.SIGSTOP)
     with place.stacks.open() as file:
         file.seek(before)
         text = file.read().strip()
