@@ -35,7 +35,8 @@ def submit(cluster: Any, *words: str, name: str | None = None, wait: bool = True
 
 def run_script(*words: str) -> subprocess.CompletedProcess[str]:
     """``python jobs/...`` in a process of its own, without a cluster."""
-    environment = {**without_marey(dict(os.environ)), "COLUMNS": "200"}
+    # One thread: models so small are slower on several.
+    environment = {**without_marey(dict(os.environ)), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
     )

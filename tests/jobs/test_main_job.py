@@ -15,7 +15,7 @@ from marey.tracking.journal import read_points
 from submitting import SMALL, checkpoints, history, mlflow_runs, run_script, submit, until, weights, without_marey
 from videos import write_unusable
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 JOB = "jobs/pretrain_videomae.py"
 
 
