@@ -9,6 +9,8 @@ import yaml
 from marey.config import Config, flatten, override, parse_value, settings, to_tree, to_yaml, validate
 from marey.errors import ConfigError
 from marey.experiment import Training
+from marey.recipes.masked import MaskedConfig
+from marey.recipes.supervised import SupervisedConfig
 
 
 class Inner(Config):
@@ -118,6 +120,29 @@ def test_a_training_survives_its_own_tree():
 @pytest.mark.parametrize("text", ["007", "1e5", "/a #b", "/a/b: c", "/a, b", "it's", "/a [1]", "/a&b", "*", "%x"])
 def test_text_arrives_as_it_was_typed(text):
     assert override(Outer(), [f"name={text}"]).name == text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipe=supervised", "recipe.label_smoothing=0.2"],
+        ["recipe.kind=supervised", "recipe.label_smoothing=0.2"],
+        ["recipe.label_smoothing=0.2", "recipe.kind=supervised"],
+    ],
+)
+def test_another_kind_of_recipe_starts_with_its_own_defaults(words):
+    before = Training(backbone="videomae_v2_base_pretrain", recipe=MaskedConfig(mask_ratio=0.5))
+    assert override(before, words).recipe == SupervisedConfig(label_smoothing=0.2)
+
+
+def test_the_kind_that_a_recipe_already_is_of_changes_nothing_else():
+    before = Training(backbone="videomae_v2_base_pretrain", recipe=MaskedConfig(mask_ratio=0.5))
+    assert override(before, ["recipe.kind=masked"]).recipe == before.recipe
+
+
+def test_a_kind_of_recipe_that_is_not_there_is_told_with_the_nearest():
+    with pytest.raises(ConfigError, match="no such recipe; did you mean 'supervised'"):
+        override(Training(backbone="videomae_v2_base_pretrain"), ["recipe=supervisd"])
 
 
 def test_none_is_written_as_help_spells_it():

@@ -33,7 +33,7 @@ def models(pattern: str = typer.Argument("*", help="A shell pattern, e.g. 'video
         raise MareyError(f"no model matches {pattern!r}; `marey models` lists all")
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("name", "purpose", "frames × crop", "parameters"):
-        table.add_column(title, justify="right" if title == "parameters" else "left")
+        table.add_column(title, justify="right" if title == "parameters" else "left", no_wrap=title == "name")
     for name in names:
         config = zoo.find(name)
         table.add_row(name, config.purpose, f"{config.frames} × {config.crop}", f"{_parameters(name):,}")

@@ -148,7 +148,8 @@ def override(config: C, words: Iterable[str]) -> C:
     """``config`` changed by command-line words; see the module's text. Raises `ConfigError`.
 
     A group that has a ``name`` (``backbone``) starts anew from the name it is given, wherever among the words that
-    stands: ``backbone.depth=2 backbone=videomae_v2_tiny_pretrain`` is that model with two blocks.
+    stands: ``backbone.depth=2 backbone=videomae_v2_tiny_pretrain`` is that model with two blocks. So does a group of
+    which there are several kinds (``recipe``) from another ``kind``, with that kind's defaults.
     """
     return override_pairs(config, parse_words(words))
 
@@ -162,24 +163,33 @@ def override_pairs(config: C, pairs: Sequence[tuple[str, Any]]) -> C:
         for path, value in some:
             check_path(type(config), path, config)
             given = value.read(kinds.get(path, "")) if isinstance(value, Word) else value
-            _assign(tree, path.split("."), given)
+            _assign(tree, path.split("."), given, renews=some is naming)
         config = validate(type(config), tree) if some else config
     return config
 
 
 def _names_group(kind: type[Config], path: str) -> bool:
-    """Whether ``path`` is ``group`` or ``group.name`` for a group with a ``name``."""
-    group = kind.model_fields.get(path.removesuffix(".name"))
-    found = _config_class(group.annotation) if group is not None else None
-    return found is not None and "name" in found.model_fields
+    """Whether ``path`` is a group, or its key, that says which values or which class the group's fields start from.
+
+    The key is a ``name``, or a ``kind`` that the declared class leaves open and each class of the group fixes.
+    """
+    group, _, last = path.partition(".")
+    field = kind.model_fields.get(group)
+    found = _config_class(field.annotation) if field is not None else None
+    if found is None:
+        return False
+    fields = found.model_fields
+    keys = [key for key in ("name", "kind") if key in fields and (key == "name" or fields[key].annotation is str)]
+    return bool(keys) and last in ("", *keys)
 
 
-def _assign(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+def _assign(tree: dict[str, Any], keys: list[str], value: Any, renews: bool = False) -> None:
+    """Set a leaf; where it ``renews`` its group, what the group held before goes."""
     for key in keys[:-1]:
         if not isinstance(tree.get(key), dict):
             tree[key] = {}
         tree = tree[key]
-    if keys[-1] == "name" and len(keys) > 1:
+    if renews and len(keys) > 1 and (keys[-1] != "kind" or tree.get("kind") != value):
         tree.clear()
     tree[keys[-1]] = value
 

@@ -14,11 +14,12 @@ def show_help(job: Config, script: str, text: str, sweep: Config | None = None) 
     console.print(text.strip(), highlight=False, markup=False)
     console.print(f"\nUse: python jobs/{script} \\[path=value ...] \\[@settings.yaml ...]\n", highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("setting", "type", "here", "meaning"):
-        table.add_column(title, overflow="fold", no_wrap=False)
+    table.add_column("setting", no_wrap=True)  # to be found with grep and copied
+    for title in ("type", "here", "meaning"):
+        table.add_column(title, overflow="fold")
     lines = settings(type(job), job) + (settings(type(sweep), sweep, "sweep.") if sweep is not None else [])
     for line in lines:
-        table.add_row(line.path, line.type, _shown(line.default), line.meaning.split("\n")[0])
+        table.add_row(line.path, line.type, _shown(line.default), " ".join(line.meaning.split()))
     console.print(table, markup=False)
 
 

@@ -1,7 +1,11 @@
 """Preparing a clip table from settings to its summary."""
 
-from marey.clips.datasets import find_listing
+from collections import Counter
+from collections.abc import Sequence
+
+from marey.clips.datasets import Source, find_listing
 from marey.clips.flow_methods import require_opencv
+from marey.clips.prepare import QUARANTINE_REPORT
 from marey.errors import ConfigError
 from marey.experiment import Preparation
 from marey.launch import signals
@@ -15,7 +19,7 @@ def run(preparation: Preparation) -> None:
     listing = find_listing(preparation.videos, preparation.videos_root, preparation.fold, preparation.classes)
     sources, classes = listing.sources, listing.classes
     table = preparation.table_path()
-    print(f"preparing {len(sources)} videos of {preparation.videos} into {table}", flush=True)
+    print(f"preparing {len(sources)} videos of {preparation.videos} into {table}\nlabels   {labels_of(sources)}", flush=True)
     if preparation.workers == 0:
         from marey.clips.prepare import prepare_all
 
@@ -29,7 +33,17 @@ def run(preparation: Preparation) -> None:
         summary = build_table(
             sources, preparation.clips, table, preparation.max_quarantine, _say, preparation.workers, classes
         )
-    print(f"{summary}\ntable    {table}", flush=True)
+    left_out = f"\nleft out {summary.table / QUARANTINE_REPORT}" if summary.num_quarantined else ""
+    print(f"{summary}\ntable    {table}{left_out}", flush=True)
+
+
+def labels_of(sources: Sequence[Source]) -> str:
+    """What is known of videos before they are opened: ``"4 classes; train 64, test 16"``."""
+    classes = len({source.label for source in sources} - {None})
+    unlabelled = sum(source.label is None for source in sources)
+    splits = Counter(source.split or "no split" for source in sources)
+    known = f"{classes} classes" + (f", {unlabelled} videos without" if unlabelled else "") if classes else "none"
+    return f"{known}; " + ", ".join(f"{split} {count}" for split, count in splits.items())
 
 
 def _say(line: object) -> None:

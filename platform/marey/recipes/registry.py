@@ -18,7 +18,8 @@ def kinds() -> dict[str, type[RecipeConfig]]:
 
 
 def from_setting(value: Any) -> Any:
-    """A setting (a mapping; without a ``kind`` it is masked) as a recipe's settings; anything else unchanged."""
+    """A setting (a kind, or a mapping; without a ``kind`` it is masked) as settings; anything else unchanged."""
+    value = {"kind": value} if isinstance(value, str) else value
     if not isinstance(value, Mapping):
         return value
     known, kind = kinds(), value.get("kind", "masked")
