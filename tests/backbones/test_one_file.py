@@ -1,10 +1,5 @@
 """The page on adding a backbone is followed to the letter: its file, its registration, and what then works."""
 
-import importlib.util
-import re
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -15,21 +10,13 @@ from marey.clips.batch import Batch
 from marey.config import override
 from marey.experiment import Training
 from marey.recipes.supervised import SupervisedConfig
-
-PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "backbones.md"
+from one_file import module_of
 
 
 @pytest.fixture
 def turns(tmp_path, monkeypatch):
     """The page's file as a module of the package, registered."""
-    section = PAGE.read_text().split("## A backbone in one file")[1]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
-    path = tmp_path / "turns.py"
-    path.write_text(code)
-    spec = importlib.util.spec_from_file_location("marey.backbones.turns", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "marey.backbones.turns", module)
-    spec.loader.exec_module(module)
+    module = module_of("backbones.md", "## A backbone in one file", "marey.backbones.turns", tmp_path, monkeypatch)
     monkeypatch.setattr(zoo, "FAMILIES", (*zoo.FAMILIES, module))
     monkeypatch.setattr(zoo, "VARIANTS", zoo.variants())
     return module

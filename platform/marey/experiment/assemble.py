@@ -10,6 +10,7 @@ import torch
 from torch import distributed
 
 from marey.backbones import zoo
+from marey.backbones.base import BackboneConfig
 from marey.clips.augment import mirrored
 from marey.clips.loader import FeedOrder
 from marey.clips.mapped import filled, gather
@@ -27,6 +28,7 @@ from marey.engine.loop import Fit, Validation, fit
 from marey.engine.optim import schedule
 from marey.engine.pictures import Reconstructions, ValidationPictures
 from marey.engine.stopping import StopNote
+from marey.errors import WeightsError
 from marey.experiment.training import Training
 from marey.inference.opened import open_weights
 from marey.recipes.base import Recipe
@@ -156,6 +158,21 @@ def _start(recipe: Recipe, training: Training, report: Callable[[str], None] | N
     """Begin with the weights of ``training.init``."""
     assert training.init is not None
     opened = open_weights(training.init, training.results)
-    fresh = zoo.start_from(recipe.model, opened.weights).missing
+    try:
+        fresh = zoo.start_from(recipe.model, opened.weights).missing
+    except WeightsError as error:
+        known = opened.backbone
+        told = "" if known is None else f"\nthey are of {known.name}{fitting_words(training.backbone, known)}"
+        raise WeightsError(f"init={training.init}: {error}{told}") from None
     if report:
         report(f"init     {opened.path}" + (f"; as initialised: {', '.join(fresh)}" if fresh else ""))
+
+
+def fitting_words(backbone: BackboneConfig, trained: BackboneConfig) -> str:
+    """What to write so that ``backbone`` gets the sizes of a ``trained`` model of its family; else nothing."""
+    if set(type(backbone).mro()) & set(type(trained).mro()) <= set(BackboneConfig.mro()):
+        return ", which is another family than " + backbone.name
+    ours, theirs = to_tree(backbone), to_tree(trained)
+    own = {"name", "num_classes", "drop_path"}
+    sizes = [key for key in theirs if key in ours and key not in own and ours[key] != theirs[key]]
+    return "; add " + " ".join(f"backbone.{key}={theirs[key]}".replace(" ", "") for key in sizes) if sizes else ""

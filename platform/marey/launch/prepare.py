@@ -19,7 +19,10 @@ def run(preparation: Preparation) -> None:
     listing = find_listing(preparation.videos, preparation.videos_root, preparation.fold, preparation.classes)
     sources, classes = listing.sources, listing.classes
     table = preparation.table_path()
-    print(f"preparing {len(sources)} videos of {preparation.videos} into {table}\nlabels   {labels_of(sources)}", flush=True)
+    print(
+        f"preparing {len(sources)} videos of {preparation.videos} into {table}\nlabels   {labels_of(sources)}",
+        flush=True,
+    )
     if preparation.workers == 0:
         from marey.clips.prepare import prepare_all
 
