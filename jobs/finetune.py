@@ -5,11 +5,11 @@
     ray job submit --working-dir . -- python jobs/finetune.py @jobs/finetune_hiera.yaml table="$PWD/table"
     ray job submit --working-dir . -- python jobs/finetune.py @jobs/finetune_resnet3d.yaml table="$PWD/table"
 
-init= takes a run of jobs/pretrain_*.py with a model of the same sizes, a checkpoint, or a .safetensors file; without it
-training is from scratch. The table has splits "train" and "validation" (for one without: split=none
-validation.split=none checkpoint.keep_best=loss). Rate, decays, drop path, smoothing, mixing, RandAugment, erasing and two
-repeats are those of MCG-NJU/VideoMAE's scripts, whose rate is given per 256 videos and here per 256 samples (a half:
-5e-4 is 2.5e-4). Keep augment.flip=0 where left and right differ.
+init= takes a run of jobs/pretrain_*.py with a model of the same size, a checkpoint, or a .safetensors file; without
+it training is from scratch. The table has splits "train" and "validation" (for one without: split=none
+validation.split=none checkpoint.keep_best=loss). Rate, decays, drop path, smoothing, mixing, RandAugment, erasing and
+two repeats are those of MCG-NJU/VideoMAE's scripts, whose rate is given per 256 videos and here per 256 samples (a
+half: 5e-4 is 2.5e-4). Keep augment.flip=0 where left and right differ.
 """
 
 import source_root  # noqa: F401

@@ -67,7 +67,8 @@ def compare(words: Annotated[list[str], typer.Argument(help="Names or folders of
     results = override(Prediction(), settings).results
     found = read_comparison(runs, results)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("", *found.runs):
+    table.add_column("", no_wrap=True)
+    for title in found.runs:
         table.add_column(title, overflow="fold")
     for path, values in found.settings.items():
         table.add_row(path, *("-" if value is None else str(value) for value in values))
