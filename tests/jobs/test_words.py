@@ -12,11 +12,15 @@ from submitting import SMALL, mlflow_runs, run_script
 JOB = "jobs/pretrain_videomae.py"
 
 
-def test_help_lists_settings_with_type_value_and_meaning():
+def test_help_lists_settings_as_they_are_typed_with_type_and_meaning():
     shown = run_script(JOB, "--help")
     assert shown.returncode == 0
-    for text in ("recipe.mask_ratio", "engine.zero", "0 | 1 | 2 | 3", "Share of the tokens that are hidden", "0.9"):
-        assert text in shown.stdout
+    for line in (
+        "recipe.mask_ratio=0.9  (float",
+        "engine.zero=1  (0 | 1 | 2 | 3)",
+        "    Share of the tokens that are hidden",
+    ):
+        assert f"\n{line}" in shown.stdout
 
 
 @pytest.mark.parametrize(
