@@ -237,7 +237,7 @@ def _work(config: dict[str, Any]) -> Outcome | None:
         fleet = job.training.fleet
         with (
             decode_actors(fleet.decode_actors) as decoders,
-            Pulse(job.board, fleet.hang_seconds, rank, logs()) as pulse,
+            Pulse(job.board, fleet.hang_seconds, rank, logs(), job.training.engine.compile) as pulse,
         ):
             stopped = assemble.train(
                 job.training,

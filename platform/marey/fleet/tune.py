@@ -158,7 +158,8 @@ def _teller(sweep: Sweep, say: Callable[[str], None]) -> Any:
                 say(f"trial {trial.trial_id} at {share:.0f} %: {sweep.metric} {value:.4f}")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ended = sum(one.is_finished() for one in trials)
+            # Ray calls this before it takes the trial itself for finished.
+            ended = sum(one.is_finished() or one is trial for one in trials)
             say(f"trial {trial.trial_id} ends ({ended} of {len(trials)} begun have ended)")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

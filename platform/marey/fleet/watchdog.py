@@ -30,7 +30,9 @@ from marey.engine.events import Ended, Event, GoingBack, Saving, Started, Steppe
 BEAT_SECONDS = 1.0
 LOOK_SECONDS = 2.0
 LONG_SECONDS = 1800.0
-"""What the first step (which may compile) and a save (of which the storage may be slow) are given at least."""
+"""What a first step that compiles, and a save, of which the storage may be slow, are given at least."""
+FIRST = 5
+"""How many times the limit another first step is given: processes and connections start in it."""
 STEPS = 3
 """Steps that may pass, where they take longer than the limit."""
 DUMP_SECONDS = 20.0
@@ -123,12 +125,12 @@ class Pulse:
     ``board``: the actor of `Watchdog`; ``limit``: seconds that may pass without progress.
     """
 
-    def __init__(self, board: Any, limit: float | None, rank: int, logs: Path) -> None:
+    def __init__(self, board: Any, limit: float | None, rank: int, logs: Path, compiles: bool = False) -> None:
         self.board = board
         self.rank = rank
         self.smallest = limit or math.inf
         self.group: float | None = None
-        self.step, self.doing, self.limit = 0, "first step", max(self.smallest, LONG_SECONDS)
+        self.step, self.doing, self.limit = 0, "first step", max(FIRST * self.smallest, LONG_SECONDS if compiles else 0)
         self.steps: deque[float] = deque(maxlen=20)
         self.moved = time.monotonic()
         self.ended = threading.Event()
@@ -156,10 +158,13 @@ class Pulse:
             self.doing, self.limit = "going back", max(self.smallest, LONG_SECONDS)
         elif isinstance(event, Stepped):
             self.steps.append(event.seconds)
-            self.step, self.doing = event.clock.step, "training"
-            self.limit = max(self.smallest, STEPS * statistics.median(self.steps))
+            self.step = event.clock.step
+            self._trains()
         elif isinstance(event, Saving | Ended):
             self.doing, self.limit = "saving", max(self.smallest, LONG_SECONDS)
+
+    def _trains(self) -> None:
+        self.doing, self.limit = "training", max(self.smallest, STEPS * statistics.median(self.steps))
 
     def watched(self, feed: Feed) -> Feed:
         """``feed``, of which every batch counts as progress: an evaluation has no other events."""
@@ -169,6 +174,8 @@ class Pulse:
             try:
                 for batch in batches:
                     self.moved = time.monotonic()
+                    if self.steps:  # a save, or a way back, is over
+                        self._trains()
                     yield batch
             finally:
                 batches.close()

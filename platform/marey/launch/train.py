@@ -150,7 +150,7 @@ def _say_plan(training: Training, table: ClipTable, opened: Run, resume: str, st
     strategy = f"DeepSpeed ZeRO-{engine.zero}" if engine.strategy == "deepspeed" else "PyTorch"
     print(
         f"run      {opened.name}{' (taken up again)' if opened.resumed else ''}\n"
-        f"table    {table.path}: {len(table)} clips\n"
+        f"table    {table.path}: {_clips(training, table)}\n"
         f"model    {training.backbone.name}, {strategy}, {engine.precision}\n"
         f"batch    {training.batch} = {workers} workers × {passes} passes × {micro} clips; {steps} steps, "
         f"{training.epochs:g} epochs\n"
@@ -159,6 +159,13 @@ def _say_plan(training: Training, table: ClipTable, opened: Run, resume: str, st
     )
     if opened.resumed and (unsaved := take_note(opened.directory)):
         print(f"note     {unsaved}", flush=True)
+
+
+def _clips(training: Training, table: ClipTable) -> str:
+    """How many clips are trained on: ``"64 of 96 clips (split train)"``."""
+    if training.split is None:
+        return f"{len(table)} clips"
+    return f"{len(table.split(training.split))} of {len(table)} clips (split {training.split})"
 
 
 def _batch_norm_note(training: Training) -> str:
