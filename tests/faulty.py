@@ -78,12 +78,9 @@ class Faulty(Masked):
         self.faulty = config
 
     def forward(self, batch: Batch, mode: Mode = "train") -> Step:
-        fault = self.faulty.faults.get(str(int(batch.key[0]))) if mode == "train" else None
-        if fault is not None:
-            try:
-                Path(self.faulty.marks, fault).touch(exist_ok=False)
-            except FileExistsError:
-                fault = None
-        if fault is not None:
+        key = str(int(batch.key[0]))
+        fault = self.faulty.faults.get(key) if mode == "train" else None
+        if fault is not None and not (mark := Path(self.faulty.marks, f"{fault}-{key}")).exists():
+            mark.touch()
             FAULTS[fault](Path(self.faulty.checkpoints))
         return super().forward(batch, mode)
