@@ -127,6 +127,24 @@ def test_the_only_one_is_never_deleted(tmp_path):
     assert [int(path.name) for path in steps(tmp_path)] == [4]
 
 
+def test_one_that_gave_way_to_a_writer_that_was_killed_is_brought_back(tmp_path, monkeypatch):
+    save(tmp_path, state(1.0), {"step": 2})
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name.isdigit():
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, state(2.0), {"step": 2})
+    monkeypatch.undo()
+    assert steps(tmp_path) == []
+    assert read(newest(tmp_path)).weights["model.a"].unique().tolist() == [1.0]
+    assert [path.name for path in steps(tmp_path)] == [f"{2:012d}"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
 def test_every_bit_of_every_type_survives(tmp_path, dtype: torch.dtype):
     bits = torch.randint(0, 256, (64,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ from ray.exceptions import ActorDiedError
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
-from marey.fleet.failures import Patience, WorkerFailure
+from marey.fleet.failures import Patience, WorkerFailure, _shortened
 
 
 def crash(text: str = "worker 0 failed: disk on fire") -> WorkerGroupError:
@@ -75,3 +75,18 @@ def test_the_loss_of_rays_controller_is_counted_like_any_other(error, tmp_path: 
 def test_a_mistake_of_ours_is_never_tried_again(tmp_path: Path):
     with pytest.raises(TypeError):
         Patience(3, tmp_path).failed(TypeError("mistake"))
+
+
+def test_of_a_lost_worker_its_process_and_its_end_are_told():
+    told = """A worker health check failed.
+Worker info: Worker(
+  metadata=ActorMetadata(
+    hostname='node-3',
+    pid=4508,
+  ),
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker
+unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) ..."""
+    short = _shortened(RuntimeError(told))
+    assert short.startswith("pid=4508, hostname='node-3', exit type: SYSTEM_ERROR, exit detail: Worker")
+    assert "common causes" not in short
+    assert _shortened(RuntimeError("something else")) == "something else"

@@ -292,6 +292,16 @@ def newest(directory: Path, report: Callable[[str], None] = print) -> Saved | No
             raise
         except CheckpointError as error:
             _set_aside(path, error, report)
+    return _brought_back(directory)
+
+
+def _brought_back(directory: Path) -> Saved | None:
+    """Where there is no other: one that was to give way to another of its step, whose writer was killed before."""
+    for path in sorted(directory.glob(f"{_DELETING}*"), reverse=True):
+        with suppress(CheckpointError):
+            final = directory / f"{verify(path).step:012d}"
+            path.rename(final)
+            return _verify_as_named(final)
     return None
 
 

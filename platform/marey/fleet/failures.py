@@ -1,6 +1,7 @@
 """What went wrong in a worker, told as its cause; and how often a run that makes no progress is started again."""
 
 import os
+import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from marey.engine import checkpoint
 from marey.errors import MareyError
 from marey.fleet.cluster import say
+
+_TOLD = (r"pid=\d+", r"hostname='[^']*'", r"exit type: \w+", r"exit detail: [^.]*")
 
 
 class WorkerFailure(MareyError):
@@ -94,8 +97,15 @@ def _failure(error: BaseException) -> WorkerFailure:
     if not failures:
         return WorkerFailure(f"training failed: {error}")
     causes = {rank: _cause(one) for rank, one in failures.items()}
-    _, cause = min(causes.items(), key=lambda item: (_is_echo(item[1]), item[0]))
-    return cause if isinstance(cause, WorkerFailure) else WorkerFailure(f"a worker was lost: {cause}")
+    rank, cause = min(causes.items(), key=lambda item: (_is_echo(item[1]), item[0]))
+    return cause if isinstance(cause, WorkerFailure) else WorkerFailure(f"worker {rank} was lost: {_shortened(cause)}")
+
+
+def _shortened(lost: BaseException) -> str:
+    """What Ray tells of a process that is gone, without its numbers for it and its list of common causes."""
+    text = str(lost)
+    known = [found[0] for sign in _TOLD if (found := re.search(sign, text))]
+    return ", ".join(known) or text
 
 
 def _cause(failure: Any) -> Any:
