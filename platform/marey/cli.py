@@ -17,6 +17,9 @@ from marey.experiment.scoring import Choice
 from marey.tracking.delivery import read_place
 from marey.tracking.links import compare_url, ui_command
 
+Where = Annotated[str, typer.Argument(help="A run's name or folder, or a checkpoint's folder.")]
+Words = Annotated[list[str] | None, typer.Argument(help="results=DIR: where runs are looked for.")]
+
 app = typer.Typer(help="Video action recognition on Ray.", no_args_is_help=True, add_completion=False)
 
 
@@ -82,10 +85,29 @@ def compare(words: Annotated[list[str], typer.Argument(help="Names or folders of
         print(f"\nto look     {ui_command(place.uri) or place.uri}\nthen open   {link}")
 
 
+@app.command()
+def goodput(where: Annotated[str, typer.Argument(help="A run's name or folder.")], words: Words = None) -> None:
+    """Say where a run's time went: steps that count, starts, interruptions, saves, validations."""
+    from marey.tracking.goodput import read_goodput
+
+    found = read_goodput(find_run(where, override(Choice(), words or []).results))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    count = len(found.interruptions)
+    rows = {
+        "steps that count": found.steps,
+        "start": found.start,
+        "waiting for checkpoints": found.stalls,
+        "validations": found.validations,
+        f"{count} interruption{'s' * (count != 1)}, with what was done again": sum(found.interruptions),
+        "between steps": found.rest,
+    }
+    for name, seconds in rows.items():
+        table.add_row(name, f"{seconds:.1f} s", f"{seconds / found.total:.1%}")
+    Console().print(table)
+
+
 checkpoints = typer.Typer(help="Look at, check and export what runs have saved.", no_args_is_help=True)
 app.add_typer(checkpoints, name="checkpoint")
-Where = Annotated[str, typer.Argument(help="A run's name or folder, or a checkpoint's folder.")]
-Words = Annotated[list[str] | None, typer.Argument(help="results=DIR: where runs are looked for.")]
 
 
 @checkpoints.command("show")
