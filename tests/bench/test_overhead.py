@@ -12,7 +12,7 @@ from marey.bench.overhead import (
     Turn,
     _bare,
     _marey,
-    _prepare,
+    prepare,
     ratio,
     show,
     verdicts,
@@ -26,7 +26,7 @@ SMALL = OverheadBench(
 
 @pytest.mark.slow
 def test_the_bare_loop_trains_as_the_platform_does(tmp_path):
-    training = _prepare(SMALL, tmp_path)
+    training = prepare(SMALL, tmp_path)
     bare, ours = (turn(SMALL, training, tmp_path / name, False) for name, turn in (("bare", _bare), ("ours", _marey)))
     assert bare.losses == pytest.approx(ours.losses, rel=1e-4)
     assert len(bare.losses) == 3
@@ -55,4 +55,4 @@ def test_short_steps_are_not_judged():
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="batch=4"):
-        _prepare(SMALL.replace(workers=3), tmp_path)
+        prepare(SMALL.replace(workers=3), tmp_path)

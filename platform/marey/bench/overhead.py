@@ -104,7 +104,7 @@ def run(bench: OverheadBench, console: Console) -> list[Row]:
     rows = [Row(BARE), Row(RAY), *([Row(ALONE)] if bench.workers == 1 else [])]
     console.print(f"{cpu_name()}, {_cores()} cores, load {os.getloadavg()[0]:.1f} at the start", highlight=False)
     with tempfile.TemporaryDirectory(prefix="marey-") as folder:
-        training = _prepare(bench, Path(folder))
+        training = prepare(bench, Path(folder))
         for number in range(bench.rounds):
             for row in rows:
                 console.print(f"round {number + 1} of {bench.rounds}: {row.name}", highlight=False)
@@ -115,7 +115,8 @@ def run(bench: OverheadBench, console: Console) -> list[Row]:
     return rows
 
 
-def _prepare(bench: OverheadBench, folder: Path) -> Training:
+def prepare(bench: OverheadBench, folder: Path) -> Training:
+    """A table of drawn pictures in ``folder``, and the training on it."""
     film = folder / "film.mp4"
     decode.encode(decode.film(None, 64, 128), film, 12)
     rows = bench.batch * 8
@@ -139,15 +140,16 @@ def _bare(bench: OverheadBench, training: Training, folder: Path, ray: bool) -> 
     (folder / "settings.yaml").write_text(to_yaml(training))
     steps, record = bench.warm_up + bench.steps, folder / "record"
     command = [sys.executable, "-m", "marey.bench.bare_loop", str(folder / "settings.yaml"), str(steps), str(record)]
+    own = environment(bench.workers)
     common = {"WORLD_SIZE": str(bench.workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     with ExitStack() as stack:
         logs = [stack.enter_context((folder / f"log.{rank}").open("w")) for rank in range(bench.workers)]
         workers = [
-            subprocess.Popen(command, env={**_environment(bench), **common, "RANK": str(rank)}, stdout=log, stderr=log)
+            subprocess.Popen(command, env={**own, **common, "RANK": str(rank)}, stdout=log, stderr=log)
             for rank, log in enumerate(logs)
         ]
         for worker, log in zip(workers, logs, strict=True):
-            _check_ended(worker.wait(_LIMIT_SECONDS), BARE, Path(log.name))
+            check_ended(worker.wait(_LIMIT_SECONDS), BARE, Path(log.name))
     told = [_lines(Path(f"{record}.{rank}")) for rank in range(bench.workers)]
     losses = [statistics.mean(one["loss"] for one in step) for step in zip(*told, strict=True)]
     return Turn(_pace(bench, {one["step"]: one["time"] for one in told[0]}), losses)
@@ -160,12 +162,12 @@ def _marey(bench: OverheadBench, training: Training, folder: Path, ray: bool) ->
     job = Path(__file__).parents[3] / "jobs/pretrain_videomae.py"
     log = folder / "log"
     with log.open("w") as out, tempfile.TemporaryDirectory(prefix="m-") as short:
-        environment = {**_environment(bench), "RAY_ADDRESS": "local", "RAY_TMPDIR": short}
+        own = {**environment(bench.workers), "RAY_ADDRESS": "local", "RAY_TMPDIR": short}
         done = subprocess.run(
             [sys.executable, str(job), f"@{settings}", f"name={folder.name}"],
-            env=environment, stdout=out, stderr=out, timeout=_LIMIT_SECONDS, check=False,
+            env=own, stdout=out, stderr=out, timeout=_LIMIT_SECONDS, check=False,
         )  # fmt: skip
-    _check_ended(done.returncode, RAY if ray else ALONE, log)
+    check_ended(done.returncode, RAY if ray else ALONE, log)
     lines = _lines(training.results / f"runs/{folder.name}/metrics.jsonl")
     points = {line["step"]: line for line in lines if "train/loss" in line["values"]}
     tracking = [point["values"]["speed/tracking_ms"] for step, point in points.items() if step > bench.warm_up]
@@ -184,10 +186,10 @@ def _pace(bench: OverheadBench, ended: dict[int, float]) -> float:
     return (ended[bench.warm_up + bench.steps] - ended[bench.warm_up]) / bench.steps
 
 
-def _environment(bench: OverheadBench) -> dict[str, str]:
+def environment(workers: int) -> dict[str, str]:
     """As many threads for a bare worker as Ray gives one of ours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-    threads = str(max(1, _cores() // bench.workers))
+    threads = str(max(1, _cores() // workers))
     return {**kept, "PYTHONPATH": str(Path(marey.__file__).parents[1]), "OMP_NUM_THREADS": threads}
 
 
@@ -201,7 +203,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _check_ended(code: int, row: str, log: Path) -> None:
+def check_ended(code: int, row: str, log: Path) -> None:
+    """`ConfigError` with the end of its log if a program has failed."""
     if code:
         raise ConfigError(f"{row} ended with exit code {code}: {log.read_text(errors='replace')[-1500:]}")
 
