@@ -25,10 +25,14 @@ def test_weights_of_another_size_are_refused_with_the_settings_that_fit(labelled
     with pytest.raises(WeightsError) as refused:
         assemble.train(finetuning(labelled, tmp_path / "before"), labelled, tmp_path / "after", loader.feed, None)
     told = str(refused.value)
+    with pytest.raises(WeightsError) as refused:
+        assemble.check_start(finetuning(labelled, tmp_path / "before"), tmp_path / "after")
+    assert str(refused.value) == told
     assert "they are of videomae_v2_tiny_pretrain; add " in told
     words = re.findall(r"backbone\.\S+", told)
     assert "backbone.depth=1" in words
     fitting = finetuning(labelled, tmp_path / "before", *words)
+    assemble.check_start(fitting, tmp_path / "after")
     assert assemble.train(fitting, labelled, tmp_path / "after", loader.feed, None) is None
 
 

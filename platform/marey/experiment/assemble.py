@@ -1,5 +1,6 @@
 """From settings to a running loop: what a worker does, with or without Ray."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,15 @@ def train(
     ]
     fit(job, chosen, hooks)
     return note.stopped
+
+
+def check_start(training: Training, directory: Path) -> None:
+    """Whether the weights of ``training.init`` fit, before any worker is started; raises `WeightsError` if not."""
+    if training.init is None or checkpoint.steps(directory / "checkpoints"):
+        return
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter", UserWarning)
+        _start(training.recipe.build(training.backbone, training.repeats), training, report=None)
 
 
 def _start(recipe: Recipe, training: Training, report: Callable[[str], None] | None) -> None:

@@ -46,6 +46,7 @@ def run(training: Training, words: list[str], script: str) -> None:
         _say_plan(training, table, opened, resume, steps, order.micro_batch)
         if _finished(opened, steps):
             return
+        assemble.check_start(training, opened.directory)
         with signals.kept() as asked:
             (_with_ray if fleet else _alone)(training, table, opened, job, Stopper(asked, steps, resume))
         _say_results(opened.directory)
