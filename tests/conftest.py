@@ -108,12 +108,3 @@ def labelled(tmp_path_factory):
     write_motion_shapes(folder / "videos", per_class=6, size=32)
     prepare_all(find_sources(folder / "videos"), ClipStorage(short_side=32), folder / "table")
     return open_table(folder / "table")
-
-
-def program(name: str, package: str) -> str:
-    """Path of a program from Debian; without it the test is reported as not run, and in CI fails."""
-    found = shutil.which(name)
-    if found is None:
-        text = f"{name} is missing: apt-get install {package}"
-        pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
-    return found

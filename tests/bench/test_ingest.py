@@ -16,6 +16,7 @@ from marey.bench.ingest_report import Row, ratio, verdicts
 from marey.bench.ingest_turn import Failed, Feeder, Turn, take_turn
 from marey.bench.processes import Process, Processes, spent, update
 from marey.errors import ConfigError
+from submitting import until
 
 SMALL = IngestBench(
     frames=40,
@@ -147,6 +148,13 @@ def test_an_orphan_is_still_watched():
     assert spent(known) == 8.0
 
 
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def test_processes_are_found_and_what_is_left_is_killed():
     program = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", program]
@@ -156,5 +164,4 @@ def test_processes_are_found_and_what_is_left_is_killed():
             assert processes.bytes() > 2**20
             assert len(processes.known) == 2
     [sleeper] = [pid for pid, _ in processes.known if pid != parent.pid]
-    state = Path(f"/proc/{sleeper}/stat")
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    until(lambda: not alive(sleeper), 30)

@@ -2,7 +2,7 @@
 
     python tests/faults/elastic_run.py TABLE RESULTS
 
-The last line is JSON: the numbers of workers that were seen, and where it was stopped.
+A line is JSON: the numbers of workers that were seen, and where it was stopped.
 """
 
 import json

@@ -51,7 +51,7 @@ def train(table, folder: Path, first: int, last: int) -> dict:
     training = tiny().replace(checkpoint=saving)
     storage, problem = Storage(rank, first, last), ""
     try:
-        assemble.train(training, table, folder, loader.feed, None, [storage])
+        assemble.train(training, table, folder, loader.feed, None, more=[storage])
     except MareyError as error:
         problem = f"{type(error).__name__}: {error}"
     limit(resource.RLIM_INFINITY)

@@ -82,8 +82,11 @@ def save(directory: Path, step: int, holder: str | None, keep: int = 2) -> None:
     """What the writer of a run does, once."""
     from marey.engine import checkpoint
 
-    checkpoint.SHARD_BYTES = SHARD_BYTES
-    checkpoint.save(directory, filled(step), {"step": step}, holder)
+    usual, checkpoint.SHARD_BYTES = checkpoint.SHARD_BYTES, SHARD_BYTES
+    try:
+        checkpoint.save(directory, filled(step), {"step": step}, holder)
+    finally:
+        checkpoint.SHARD_BYTES = usual
     with suppress(OSError):
         checkpoint.prune(directory, checkpoint.CheckpointConfig(keep_last=keep), None)
 

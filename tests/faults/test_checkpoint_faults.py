@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import program
 from faults.saver import REFUSED, ROOT, Faults, filled, save
 from marey.engine import checkpoint
 from marey.engine.checkpoint import newest, read
 from marey.engine.events import CheckpointFailed, Stepped
+from programs import program
 from tiny_training import run, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
