@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -268,11 +269,13 @@ def _ask_hosts(beats: Iterable[Beat], what: str) -> dict[int, str]:
 def _on_host(beats: list[Beat], what: str) -> dict[int, str]:
     """For the workers among ``beats`` that still live here: their stacks (``dump``), or nothing once killed."""
     living = [one for one in beats if _started(one.place.pid) == one.place.started]
-    if what == "kill":
-        for one in living:
-            os.kill(one.place.pid, signal.SIGKILL)
-        return {one.rank: "" for one in living}
-    return {one.rank: dump(one.place) for one in living}
+    found = {}
+    for one in living:
+        with suppress(ProcessLookupError, FileNotFoundError):  # gone meanwhile
+            if what == "kill":
+                os.kill(one.place.pid, signal.SIGKILL)
+            found[one.rank] = dump(one.place) if what == "dump" else ""
+    return found
 
 
 def dump(place: Place) -> str:
@@ -291,7 +294,8 @@ def dump(place: Place) -> str:
             break
         size = now
     if state == "stopped":
-        os.kill(place.pid, signal.SIGSTOP)
+        with suppress(ProcessLookupError):  # it went on for a moment, and may have come to an end of its own
+            os.kill(place.pid, signal.SIGSTOP)
     with place.stacks.open() as file:
         file.seek(before)
         text = file.read().strip()
