@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from marey.errors import ConfigError
 
@@ -72,6 +73,18 @@ def flatten(config: Config | Mapping[str, Any], prefix: str = "") -> dict[str, A
         else:
             flat[path] = value
     return flat
+
+
+def with_defaults(tree: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """``tree``, written before ``config`` had some of its fields, completed with the defaults of these."""
+    full = dict(tree)
+    for name, field in type(config).model_fields.items():
+        value, old = getattr(config, name), full.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Config):
+            full[name] = with_defaults(old, value)
+        elif name not in full and not field.is_required():
+            full[name] = to_jsonable_python(field.get_default(call_default_factory=True))
+    return full
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:

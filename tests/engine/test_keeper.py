@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from marey.config import to_tree
 from marey.engine import checkpoint
 from marey.engine.events import CheckpointFailed, CheckpointWritten, Ended, Stepped
 from marey.engine.train_state import TrainState
@@ -112,15 +113,25 @@ def test_training_goes_on_without_the_checkpoints_that_failed(training, table, t
 
 
 def test_the_best_is_one_that_was_written(training, table, tmp_path, monkeypatch):
-    falling = training.replace(checkpoint={"every": 1, "keep_last": 1, "wait": True, "retry_seconds": 0})
-    refuse(monkeypatch, lambda number, step: step == 2)
-    diary, _ = run(falling, table, tmp_path, steps=3)
+    still = {**to_tree(training)["optim"], "base_lr": 1e-9}  # so that losses rise and fall with the batches alone
+    every_step = training.replace(optim=still, checkpoint={"every": 1, "keep_last": 9, "retry_seconds": 0})
+    diary, _ = run(every_step, table, tmp_path / "unbroken", steps=8)
     losses = diary.losses()
-    assert losses[2] < losses[1], "step 2 must have been the best, or this shows nothing"
-    best = min((1, 3), key=losses.__getitem__)
-    saved = checkpoint.newest(tmp_path / "checkpoints")
-    assert (saved.state["best_step"], saved.state["best"]["loss"]) == (best, losses[best])
-    assert {int(path.name) for path in checkpoint.steps(tmp_path / "checkpoints")} == {best, 3}
+    least = [step for step in range(1, 8) if losses[step] == min(losses[before] for before in range(1, step + 1))]
+    refused = next(step for step in least if losses[step] < losses[step + 1])
+    refuse(monkeypatch, lambda number, step: step == refused)
+    run(every_step, table, tmp_path / "refused", steps=8)
+    saved = {int(path.name): path for path in checkpoint.steps(tmp_path / "refused" / "checkpoints")}
+    after = checkpoint.verify(saved[refused + 1])
+    best = min((step for step in range(1, refused + 2) if step != refused), key=losses.__getitem__)
+    assert (after.state["best_step"], after.state["best"]["loss"]) == (best, losses[best])
+
+
+def test_the_best_is_kept_beside_the_last(training, table, tmp_path):
+    few = training.replace(checkpoint={"every": 1, "keep_last": 1, "wait": True})
+    diary, _ = run(few, table, tmp_path, steps=4)
+    best = min(diary.losses(), key=diary.losses().__getitem__)
+    assert {int(path.name) for path in checkpoint.steps(tmp_path / "checkpoints")} == {best, 4}
 
 
 def test_too_many_failed_saves_in_a_row_end_training_and_it_goes_on_from_the_last_whole_one(

@@ -1,6 +1,7 @@
 """A run's folder: names, who holds it, and what may change when it is taken up again."""
 
 import pytest
+import yaml
 
 from marey.errors import ConfigError, RunError
 from marey.experiment import Training
@@ -40,6 +41,21 @@ def test_a_refused_change_leaves_the_settings_as_they_were(training):
     with pytest.raises(RunError, match="seed: 0 then, 1 now"):
         open_run(training.replace(seed=1), "print")
     open_run(training, "print").close()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_settings_that_came_after_a_run_had_their_defaults_then(training, seed):
+    """0 is the default."""
+    open_run(training, "print").close()
+    path = training.results / "runs" / "mine" / "settings.yaml"
+    record = yaml.safe_load(path.read_text())
+    del record["settings"]["seed"], record["settings"]["engine"]["precision"]
+    path.write_text(yaml.safe_dump(record))
+    if seed:
+        with pytest.raises(RunError, match="seed: 0 then, 1 now"):
+            open_run(training.replace(seed=seed), "print")
+    else:
+        assert open_run(training, "print").resumed
 
 
 def test_fresh_names_differ_and_are_valid(training):

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import yaml
 
-from marey.config import flatten, to_tree
+from marey.config import flatten, to_tree, with_defaults
 from marey.errors import RunError
 from marey.experiment.training import Training
 
@@ -51,11 +51,13 @@ def open_run(training: Training, fingerprint: str) -> Run:
     """
     assert training.name is not None
     record = {"settings": to_tree(training), "table_fingerprint": fingerprint}
-    return take_up(training.results / "runs" / training.name, record, RESUMABLE)
+    return take_up(training.results / "runs" / training.name, record, training)
 
 
-def take_up(directory: Path, record: dict[str, Any], resumable: tuple[str, ...]) -> Run:
+def take_up(directory: Path, record: dict[str, Any], training: Training, resumable: tuple[str, ...] = RESUMABLE) -> Run:
     """Make or take up the run or sweep in ``directory``, and hold it; ``record`` is what it is started with.
+
+    A setting of ``training`` that is newer than the run had its default then.
 
     Raises `RunError` if another process holds it, or if something differs that is not among ``resumable``.
     """
@@ -65,7 +67,9 @@ def take_up(directory: Path, record: dict[str, Any], resumable: tuple[str, ...])
     path = directory / SETTINGS
     resumed = path.exists()
     if resumed:
-        _check_resumable(name, yaml.safe_load(path.read_text()), record, resumable)
+        before = yaml.safe_load(path.read_text())
+        before["settings"] = with_defaults(before["settings"], training)
+        _check_resumable(name, before, record, resumable)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(yaml.safe_dump(record, sort_keys=False))
     temporary.rename(path)

@@ -71,7 +71,7 @@ def run(training: Training, search: Mapping[str, Any], sweep: Sweep, words: list
         "search": {one.path: {one.kind: list(one.values)} for one in space},
         "table_fingerprint": table.fingerprint,
     }
-    opened = take_up(training.results / "sweeps" / name, record, RESUMABLE)
+    opened = take_up(training.results / "sweeps" / name, record, training, RESUMABLE)
     try:
         _say_plan(opened, space, trials, concurrent, training, shares.for_ray())
         tracker = records.trackers(training.tracking, training.results)
