@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from marey.fleet.watchdog import Beat, Heard, Place, _on_host, _shortened, _started, _state, dump, judge
+from marey.fleet.desk import Beat, Heard, Place, judge
+from marey.fleet.watchdog import _on_host, _shortened, _started, _state, dump
 from submitting import until
 
 PLACE = Place("node", 1, 2, Path("stacks"))

@@ -1,51 +1,32 @@
-"""How workers hear that they should stop: a bell beside the driver, to which each of them listens in a thread."""
+"""How workers hear that they should stop: a bell at the desk, to which each of them listens in a thread."""
 
-import asyncio
 import threading
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from marey.engine.events import Stop
 
 
-class _Bell:
-    """The actor's body."""
-
-    def __init__(self) -> None:
-        self._reason = Stop.GO_ON
-        self._listening = 0
-        self._rung = asyncio.Event()
-
-    async def ring(self, reason: Stop) -> None:
-        self._reason = reason
-        self._rung.set()
-
-    async def listening(self) -> int:
-        return self._listening
-
-    async def heard(self) -> Stop:
-        self._listening += 1
-        await self._rung.wait()
-        return self._reason
-
-
+@dataclass(frozen=True)
 class Bell:
-    """Rung once; picklable, so that workers can listen to it."""
+    """Rung once, at the desk (`marey.fleet.desk`); picklable, so that workers can listen to it."""
 
-    def __init__(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        many = ray.remote(_Bell).options(num_cpus=0, scheduling_strategy=here, max_concurrency=100_000)
-        self.actor: Any = many.remote()
+    desk: Any
+    number: int = 0
+
+    def another(self) -> "Bell":
+        """One that has not been rung."""
+        return replace(self, number=self.number + 1)
 
     def ring(self, reason: Stop) -> None:
         """Have all workers stop; does not wait."""
-        self.actor.ring.remote(reason)
+        self.desk.ring.remote(self.number, int(reason))
 
     def listening(self) -> int:
         """How many workers listen."""
-        return int(ray.get(self.actor.listening.remote()))
+        return int(ray.get(self.desk.listening.remote(self.number)))
 
 
 class Ear:
@@ -61,7 +42,7 @@ class Ear:
 
     def _listen(self, bell: Bell) -> None:
         try:
-            self._heard = ray.get(bell.actor.heard.remote())
+            self._heard = Stop(ray.get(bell.desk.heard.remote(bell.number)))
         except ray.exceptions.RayError:
             return  # the driver is gone, and with it soon this worker
 

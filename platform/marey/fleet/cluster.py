@@ -18,6 +18,7 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")  # a busy
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @dataclass(frozen=True)
@@ -116,3 +117,9 @@ def refuse(what: str, cluster: Cluster) -> ResourceError:
     held = holders()
     who = "\nheld by:\n" + "\n".join(f"  {line}" for line in held) if held else ""
     return ResourceError(f"{what}; the cluster has {cluster}{who}")
+
+
+def beside_driver(body: type, *arguments: Any, **options: Any) -> Any:
+    """An actor on this process's node, made of ``body``; it takes no CPU."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(body).options(num_cpus=0, scheduling_strategy=here, **options).remote(*arguments)

@@ -1,12 +1,13 @@
 """One tracker for a run, on the driver's node, whichever node rank 0 is on."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from marey.fleet.cluster import beside_driver
 from marey.tracking.base import EndStatus, RunDescription, Tracker
 
 
@@ -36,12 +37,13 @@ class RemoteTracker:
     """A `Tracker` whose work is done in an actor beside the driver; picklable, so that workers can hold it."""
 
     def __init__(self, tracker: Tracker) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.actor: Any = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here).remote(tracker)
+        self.actor: Any = beside_driver(_Keeper, tracker)
 
     def start(self, run: RunDescription) -> None:
         """See `Tracker.start`; waits, so that a store that cannot be opened is known before training."""
-        ray.get(self.actor.start.remote(run))
+        started = self.actor.start.remote(run)
+        import_module("ray.train.torch")  # meanwhile: the driver needs it next, and each takes seconds
+        ray.get(started)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker.metrics`; does not wait."""

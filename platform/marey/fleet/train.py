@@ -6,6 +6,7 @@ with more workers once there is room for them.
 """
 
 import logging
+import math
 import os
 import threading
 import warnings
@@ -14,6 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import ray
 
 from marey.clips.table import ClipTable
 from marey.engine.events import Asked, CheckpointWritten, Evaluated, Event, Stop, nobody_asks
@@ -24,6 +27,7 @@ from marey.experiment.training import Training
 from marey.fleet.bell import Bell, Ear
 from marey.fleet.cluster import describe, say, settled
 from marey.fleet.decoders import decode_actors
+from marey.fleet.desk import open_desk
 from marey.fleet.failures import Patience, WorkerFailure, account, logs
 from marey.fleet.feed import feed
 from marey.fleet.resources import Shares, share_out, wants_gpu
@@ -45,8 +49,6 @@ class Assignment:
     directory: Path
     tracker: Tracker
     bell: Bell
-    board: Any
-    """Of the `Watchdog`."""
     reports: bool = False
     """Whether numbers are reported to Ray: for a trial of a sweep."""
 
@@ -97,14 +99,18 @@ def train(
 
     Raises `TrainingError` for a loss that is not finite, `WorkerFailure` for any other error of a worker.
     """
-    with Watchdog(training.fleet.hang_seconds, directory) as watchdog:
-        first = Assignment(training, table, directory, tracker, Bell(), watchdog.board, bool(callbacks))
-        return _attempts(first, shares, callbacks, asked)
+    desk = open_desk(training.fleet.hang_seconds or math.inf)
+    try:
+        with Watchdog(desk, directory):
+            first = Assignment(training, table, directory, tracker, Bell(desk), bool(callbacks))
+            return _attempts(first, shares, callbacks, asked)
+    finally:
+        ray.kill(desk)
 
 
-def _attempts(first: Assignment, shares: Shares, callbacks: Sequence[Any], asked: Asked) -> Outcome | None:
+def _attempts(job: Assignment, shares: Shares, callbacks: Sequence[Any], asked: Asked) -> Outcome | None:
     """One attempt after the other, each with a bell of its own; see `train`."""
-    training, job = first.training, first
+    training = job.training
     patience = Patience(training.fleet.max_failures, job.directory)
     allowed, bundle = sizes(training), bundle_of(shares, training.fleet.decode_actors)
     workers: int | None = allowed[0] if len(allowed) == 1 else None
@@ -112,7 +118,7 @@ def _attempts(first: Assignment, shares: Shares, callbacks: Sequence[Any], asked
         workers = workers or wait_for_room(allowed, bundle, asked)
         if workers is None:
             return Outcome(asked(), patience.newest())
-        job = replace(first, bell=Bell())
+        job = replace(job, bell=job.bell.another())
         attempt = _Attempt(_trainer(job, workers, shares, callbacks))
         with Growth(allowed, workers, bundle, partial(_listen, job.bell, workers)) as growth:
             _accompany(attempt, job, asked, growth)
@@ -237,7 +243,7 @@ def _work(config: dict[str, Any]) -> Outcome | None:
         fleet = job.training.fleet
         with (
             decode_actors(fleet.decode_actors) as decoders,
-            Pulse(job.board, fleet.hang_seconds, rank, logs(), job.training.engine.compile) as pulse,
+            Pulse(job.bell.desk, fleet.hang_seconds, rank, logs(), job.training.engine.compile) as pulse,
         ):
             stopped = assemble.train(
                 job.training,

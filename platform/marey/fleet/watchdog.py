@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -27,6 +27,7 @@ from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
 from marey.engine.evaluate import Feed
 from marey.engine.events import Ended, Event, GoingBack, Saving, Started, Stepped
+from marey.fleet.desk import Beat, Hang, Place
 
 BEAT_SECONDS = 1.0
 LOOK_SECONDS = 2.0
@@ -39,95 +40,14 @@ STEPS = 3
 DUMP_SECONDS = 20.0
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a worker runs, and where it writes its stacks."""
-
-    node: str
-    pid: int
-    started: int | None
-    """Ticks from the machine's start to the process': process numbers come again."""
-    stacks: Path
-
-
-@dataclass(frozen=True)
-class Beat:
-    """What a worker tells."""
-
-    group: float
-    """The same for all workers that were started together, and for no others."""
-    rank: int
-    place: Place
-    step: int
-    doing: str
-    still: float
-    """Seconds since anything went on."""
-    limit: float
-    """Seconds that may pass so."""
-
-
-class Hang(NamedTuple):
-    """What was found: the workers that are to blame, all of them, and the words for it."""
-
-    guilty: list[Beat]
-    everyone: list[Beat]
-    words: str
-
-
-@dataclass
-class Heard:
-    """A worker's last beat, and when it came."""
-
-    beat: Beat
-    at: float
-
-
-class _Board:
-    """The actor's body: the last beat of every worker of the group that was started last."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self.heard: dict[int, Heard] = {}
-
-    def beat(self, beat: Beat) -> None:
-        if any(one.beat.group != beat.group for one in self.heard.values()):
-            self.heard.clear()
-        self.heard[beat.rank] = Heard(beat, time.monotonic())
-
-    def leave(self, group: float, rank: int) -> None:
-        """This worker is done, well or not."""
-        if rank in self.heard and self.heard[rank].beat.group == group:
-            del self.heard[rank]
-
-    def forget(self) -> None:
-        self.heard.clear()
-
-    def look(self) -> Hang | None:
-        return judge(list(self.heard.values()), self.limit, time.monotonic())
-
-
-def judge(heard: list[Heard], limit: float, now: float) -> Hang | None:
-    """Whether workers hang: those that are silent for ``limit`` seconds, else all if any has stood still for long."""
-    everyone = [one.beat for one in heard]
-    silent = [one for one in heard if now - one.at > limit]
-    if silent:
-        words = ", ".join(f"worker {one.beat.rank} has not been heard of for {now - one.at:.0f} s" for one in silent)
-        return Hang([one.beat for one in silent], everyone, words)
-    still = [one.beat for one in heard if one.beat.still > one.beat.limit]
-    if still:
-        words = ", ".join(f"worker {one.rank} has stood still for {one.still:.0f} s ({one.doing})" for one in still)
-        return Hang(everyone, everyone, words)
-    return None
-
-
 class Pulse:
     """In a worker: a hook, and a feed around the feed, by which it is known how far training has come.
 
-    ``board``: the actor of `Watchdog`; ``limit``: seconds that may pass without progress.
+    ``desk``: see `marey.fleet.desk`; ``limit``: seconds that may pass without progress.
     """
 
-    def __init__(self, board: Any, limit: float | None, rank: int, logs: Path, compiles: bool = False) -> None:
-        self.board = board
+    def __init__(self, desk: Any, limit: float | None, rank: int, logs: Path, compiles: bool = False) -> None:
+        self.desk = desk
         self.rank = rank
         self.smallest = limit or math.inf
         self.group: float | None = None
@@ -145,7 +65,7 @@ class Pulse:
     def __exit__(self, *_: object) -> None:
         self.ended.set()
         if self.group is not None:
-            self.board.leave.remote(self.group, self.rank)
+            self.desk.leave.remote(self.group, self.rank)
         faulthandler.unregister(signal.SIGUSR2)
         self.stacks.close()
 
@@ -189,23 +109,19 @@ class Pulse:
         place = Place(node, os.getpid(), _started(os.getpid()), Path(self.stacks.name))
         while not self.ended.wait(BEAT_SECONDS):
             still = time.monotonic() - self.moved
-            self.board.beat.remote(Beat(self.group, self.rank, place, self.step, self.doing, still, self.limit))
+            self.desk.beat.remote(Beat(self.group, self.rank, place, self.step, self.doing, still, self.limit))
 
 
 @dataclass
 class Watchdog:
-    """In the driver: ``with Watchdog(60, directory) as watchdog`` watches the workers that are given its ``board``."""
+    """In the driver: ``with Watchdog(desk, directory)`` watches the workers that are given this desk."""
 
-    limit: float | None
-    """None: nothing is taken for a hang."""
+    desk: Any
     directory: Path
     """Where stacks are written, in ``stacks/``."""
-    board: Any = None
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "Watchdog":
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote(self.limit or math.inf)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
         return self
@@ -213,12 +129,11 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        ray.kill(self.board)
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
             try:
-                if hang := ray.get(self.board.look.remote()):
+                if hang := ray.get(self.desk.look.remote()):
                     self._end(hang)
             except ray.exceptions.RayError as error:
                 print(f"watchdog: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
@@ -226,7 +141,7 @@ class Watchdog:
     def _end(self, hang: Hang) -> None:
         """Write down all stacks, then kill the guilty. Workers that are gone are Ray's business, and none of ours."""
         stacks = _ask_hosts(hang.everyone, "dump")
-        ray.get(self.board.forget.remote())
+        ray.get(self.desk.forget.remote())
         guilty = [one for one in hang.guilty if one.rank in stacks]
         if not guilty:
             return

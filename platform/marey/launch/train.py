@@ -87,13 +87,14 @@ class Stopper:
 
 
 def _with_ray(training: Training, table: ClipTable, opened: Run, job: str, stopper: Stopper) -> None:
+    from marey.fleet.tracker import RemoteTracker
+
+    tracker = RemoteTracker(trackers(training.tracking, training.results))  # its process starts meanwhile
     from marey.fleet import train as fleet_train
     from marey.fleet.room import elastic_note
-    from marey.fleet.tracker import RemoteTracker
 
     shares, cluster = fleet_train.plan_shares(training)
     print(f"workers  {training.fleet.workers} × {shares.for_ray()} on {cluster}{elastic_note(training)}", flush=True)
-    tracker = RemoteTracker(trackers(training.tracking, training.results))
     with tracked(tracker, description(training, table, opened.directory, job, cluster)):
         stopped = fleet_train.train(training, table, opened.directory, tracker, shares, asked=stopper.asked)
         if stopped:
