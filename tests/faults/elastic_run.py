@@ -8,6 +8,7 @@ A line is JSON: the numbers of workers that were seen, and where it was stopped.
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import ray
-from ray._raylet import GcsClient
+import yaml
 from ray.cluster_utils import Cluster
 
 from marey.clips.table import open_table
@@ -26,11 +27,10 @@ from marey.fleet.tracker import RemoteTracker
 from marey.tracking.base import RunDescription
 from marey.tracking.journal import read_points
 from marey.tracking.jsonl import JsonlTracker
-from submitting import until
+from submitting import ROOT, until
 from tiny_training import elastic
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
-PREEMPTION = 2  # of Ray's reasons to drain a node
 
 
 class Paced(RemoteTracker):
@@ -82,9 +82,9 @@ def main(table_path: str, results: str) -> None:
     goes_on(1)
     third = cluster.add_node(**node)
     goes_on(2)
-    deadline = int(1000 * (time.time() + 120))
-    GcsClient(address=cluster.address).drain_node(third.node_id, PREEMPTION, "taken away", deadline)
+    notice = subprocess.Popen(["sh", "-c", before_a_pod_stops(cluster.address, third.node_id)])
     goes_on(1)
+    notice.kill()  # it waits for all workers of the machine to end, and the other node's are on it too
     stop.set()
     thread.join(280)
     tracker.end("killed", "stopped")
@@ -92,6 +92,18 @@ def main(table_path: str, results: str) -> None:
     ray.shutdown()
     cluster.shutdown()
     shutil.rmtree(node["temp_dir"], ignore_errors=True)
+
+
+def before_a_pod_stops(address: str, node: str) -> str:
+    """What Kubernetes runs in a worker's pod before it stops it; of the nodes on this machine for ``node``."""
+    job = yaml.safe_load((ROOT / "clusters/kuberay.yaml").read_text())
+    [workers] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    [container] = workers["template"]["spec"]["containers"]
+    *_, command = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert command.startswith("ray drain-node ")
+    return command.replace(
+        "ray drain-node", f"{Path(sys.executable).parent}/ray drain-node --address {address} --node-id {node}"
+    )
 
 
 def held() -> int:

@@ -49,8 +49,9 @@ def plan_trials(sweep: Sweep, fleet: TrainingFleet, trials: int, cluster: Cluste
     usable = max(0.0, cluster.free_cpus - (TRIAL_CPUS + workers * beside) * concurrent)
     cpus = fleet.cpus_per_worker or even_share(usable, workers * concurrent)
     if cpus < SMALLEST_SHARE or cpus * workers * concurrent > usable + 1e-6:
-        needed = (max(cpus, SMALLEST_SHARE) + beside) * workers * concurrent
-        raise refuse(f"{concurrent} trials of fleet.workers={workers} need {needed:g} CPUs", cluster)
+        needed = ((max(cpus, SMALLEST_SHARE) + beside) * workers + TRIAL_CPUS) * concurrent
+        own = f"{needed:g} CPUs, {TRIAL_CPUS:g} of each trial for itself"
+        raise refuse(f"{concurrent} trials of fleet.workers={workers} need {own}", cluster)
     return concurrent, Shares(cpus, gpus)
 
 
