@@ -1,4 +1,4 @@
-"""VideoMAE V2 with the choices of the published code, pre-training and classifier, written plainly to stand beside ours.
+"""VideoMAE V2 with the choices of the published code, pre-training and classifier, written plainly beside ours.
 
 The same mathematics and the same parameter names as `marey.backbones.videomae`, so that one state dict fits both.
 What differs is how it is computed: all tubelets are embedded by a Conv3d, tokens are picked by boolean masks,

@@ -1,11 +1,11 @@
 """Hiera with the choices of the published code, classifier and pre-training, written plainly to stand beside ours.
 
 The same mathematics and the same parameter names as `marey.backbones.hiera` and `marey.backbones.hiera_pretrain`, so
-that one state dict fits both. What differs is how it is computed: tokens are unrolled by one permutation a level, hidden
-ones dropped by a boolean mask over all channels, attention within units is given to PyTorch with five dimensions (for
-which it has no fused kernel on a GPU), visible and mask tokens are joined by products with masks, and the decoder
-predicts every position, of which the hidden ones are picked. The choices are those of facebookresearch/hiera
-(hiera/hiera.py, hiera/hiera_utils.py, hiera/hiera_mae.py); it is for video (T > 1).
+that one state dict fits both. What differs is how it is computed: tokens are unrolled by one permutation a level,
+hidden ones dropped by a boolean mask over all channels, attention is given to PyTorch with five dimensions (for which
+it has no fused kernel on a GPU), visible and mask tokens are joined by products with masks, and the decoder predicts
+every position, of which the hidden ones are picked. The choices are those of facebookresearch/hiera (hiera/hiera.py,
+hiera/hiera_utils.py, hiera/hiera_mae.py); it is for video (T > 1).
 """
 
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marey.backbones.hiera import PATCH, SLOT, UNIT_PIXELS, HieraConfig, PyramidConfig
+from marey.backbones.hiera import PATCH, SLOT, UNIT_PIXELS, Head, HieraConfig, PyramidConfig
 from marey.backbones.hiera_pretrain import HieraPretrainConfig
 from marey.bench.published import PlainDropPath, PlainMlp
 from marey.nn.block import NORM_EPS, Stack
@@ -123,12 +123,11 @@ class PublishedHiera(PublishedHieraEncoder):
     def __init__(self, config: HieraConfig) -> None:
         super().__init__(config)
         self.norm = nn.LayerNorm(8 * config.width, eps=NORM_EPS)
-        self.head = nn.Module()
-        self.head.projection = nn.Linear(8 * config.width, config.num_classes)
+        self.head = Head(8 * config.width, config.num_classes)
 
     def forward(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b k"]:
         """Logits."""
-        return self.head.projection(self.norm(self.encode(clip)[-1].mean(dim=1)))
+        return self.head(self.norm(self.encode(clip)[-1].mean(dim=1)))
 
 
 class PublishedHieraPretrain(PublishedHieraEncoder):

@@ -1,4 +1,4 @@
-"""Rows of a table take turns: each row's model is made ready, measured once for its memory, then timed round by round."""
+"""Rows of a table take turns: each row's model is made ready, measured for its memory, then timed round by round."""
 
 import statistics
 import time
