@@ -12,8 +12,8 @@ same random clips, round after round; ratios are medians over rounds.
 
 MFU is the FLOPs that the mathematics needs (forward and backward, a multiply-add as two, nothing computed a second
 time, for all rows the same) over the time and the device's peak. The count is given part by part and must agree with
-one operator by operator to 1 %. Clips are halved until the step fits into memory; a row that does not fit is told. Goals on
-one H200: 1.3 times the published speed, and an MFU of 50 % for the pre-training of ViT-g in bf16.
+one operator by operator to 1 %. Clips are halved until the step fits into memory; a row that does not fit is told.
+Goals on one H200: 1.3 times the published speed, and an MFU of 50 % for the pre-training of ViT-g in bf16.
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,8 @@ from marey.errors import ConfigError, MareyError
 
 LEAST_CLIPS = 2
 """Fine-tuning mixes pairs."""
+FIRST_CLIPS_ON_CPU = 2
+"""What is tried first where there is no GPU."""
 _AGREE = 0.01  # by which the two counts of FLOPs may differ
 _RESIDENT_SHARE = 0.8  # of the free memory that rows may need when all keep their models between turns
 
@@ -153,7 +155,7 @@ def measure(case: Case, bench: GpuBench) -> list[Measured]:
 def _largest(row: Row, case: Case, bench: GpuBench) -> Measured:
     """One step with as many clips as fit, halving them; with the failure where not even the fewest do."""
     cuda = case.device.type == "cuda"
-    clips = bench.clips or (case.preset.clips if cuda else LEAST_CLIPS)
+    clips = bench.clips or (case.preset.clips if cuda else FIRST_CLIPS_ON_CPU)
     while True:
         one = Measured(row.name, clips, row=row)
         _turns([one], case, resident=False).take(one, 1, warm_up=True)
