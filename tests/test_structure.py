@@ -60,7 +60,8 @@ def test_a_job_is_settings_and_the_main_guard(path: Path):
 
 def test_the_core_is_imported_without_ray_mlflow_deepspeed_or_a_command_line():
     core = "import marey.engine.loop, marey.engine.hooks, marey.backbones.zoo, marey.recipes.masked, marey.clips.loader"
-    check = f"{core}, sys; print({{'ray', 'mlflow', 'deepspeed', 'typer'}} & set(sys.modules))"
+    bench = "import marey.bench.step, marey.bench.gpu"
+    check = f"{core}; {bench}, sys; print({{'ray', 'mlflow', 'deepspeed', 'typer'}} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
     shown = subprocess.run([sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"

@@ -44,10 +44,11 @@ def count(recipe: Recipe, config: BackboneConfig, checkpointing: bool = False) -
 
     Counted operator by operator under the plain ("math") attention, since the counter knows no operations of the
     CPU's fused kernel; matrix products are counted, elementwise work is not. With ``checkpointing``, the second
-    forward of the blocks is included.
+    forward of the blocks is included. `flop_parts` explains the number.
     """
     shape = (1, config.in_channels, config.frames, config.crop, config.crop)
-    batch = Batch(torch.empty(shape, dtype=torch.uint8, device="meta"), torch.arange(1), ("meta",))
+    label = torch.zeros(1, dtype=torch.int64, device="meta")
+    batch = Batch(torch.empty(shape, dtype=torch.uint8, device="meta"), torch.arange(1), ("meta",), label)
     set_checkpointing(recipe.train(), checkpointing)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         recipe(batch).loss.backward()

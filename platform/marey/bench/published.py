@@ -1,9 +1,10 @@
-"""VideoMAE V2's pre-training with the choices of the published code, written plainly, to stand beside ours.
+"""VideoMAE V2 with the choices of the published code, pre-training and classifier, written plainly beside ours.
 
 The same mathematics and the same parameter names as `marey.backbones.videomae`, so that one state dict fits both.
 What differs is how it is computed: all tubelets are embedded by a Conv3d, tokens are picked by boolean masks,
 attention forms its whole matrix of weights, targets are made for every tubelet before most are dropped, and AdamW
-goes from parameter to parameter.
+goes from parameter to parameter. The choices are those of OpenGVLab/VideoMAEv2 (models/modeling_pretrain.py,
+models/modeling_finetune.py, engine_for_pretraining.py).
 """
 
 import torch
@@ -12,12 +13,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marey.backbones.videomae import VideoMAEPretrainConfig
+from marey.backbones.videomae import PlainTransformerConfig, VideoMAEConfig, VideoMAEPretrainConfig
+from marey.nn.block import NORM_EPS, Stack
+from marey.nn.droppath import rates
 from marey.nn.pixels import MEAN, STD
 from marey.nn.position import sincos_table
 from marey.nn.tubelet import Shape3
-
-NORM_EPS = 1e-6
 
 
 class NaiveAttention(nn.Module):
@@ -55,20 +56,42 @@ class PlainMlp(nn.Module):
         return self.fc2(functional.gelu(self.fc1(x)))
 
 
+class PlainDropPath(nn.Module):
+    """Stochastic depth: each clip's branch is kept or zeroed by a draw on the device, as timm does it."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [B, ...] with some clips' values zeroed while training."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * keep.div_(1 - self.rate)
+
+
 class PlainBlock(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
         self.attn = NaiveAttention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = PlainMlp(width, int(width * mlp_ratio))
+        self.drop_path = PlainDropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Tokens in, tokens out."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def plain_blocks(config: PlainTransformerConfig) -> Stack:
+    """The encoder's blocks."""
+    rate = rates(config.drop_path, config.depth)
+    return Stack(PlainBlock(config.width, config.num_heads, config.mlp_ratio, each) for each in rate)
 
 
 class ConvEmbed(nn.Module):
@@ -92,9 +115,7 @@ class PublishedEncoder(nn.Module):
         super().__init__()
         self.patch_embed = ConvEmbed(config.in_channels, config.width, config.tubelet)
         self.register_buffer("position", sincos_table(config.grid.tokens, config.width), persistent=False)
-        self.blocks = nn.ModuleList(
-            PlainBlock(config.width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
-        )
+        self.blocks = plain_blocks(config)
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
 
     def forward(self, clip: Float[Tensor, "b c t h w"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b v d"]:
@@ -102,7 +123,7 @@ class PublishedEncoder(nn.Module):
         x = self.patch_embed(clip) + self.position.type_as(clip).to(clip.device).clone().detach()
         x = pick(x, ~mask)
         for block in self.blocks:
-            x = block(x)
+            x = self.blocks.run(block, x)
         return self.norm(x)
 
 
@@ -112,7 +133,7 @@ class PublishedDecoder(nn.Module):
     def __init__(self, config: VideoMAEPretrainConfig) -> None:
         super().__init__()
         width, heads = config.decoder_width, config.decoder_num_heads
-        self.blocks = nn.ModuleList(PlainBlock(width, heads, config.mlp_ratio) for _ in range(config.decoder_depth))
+        self.blocks = Stack(PlainBlock(width, heads, config.mlp_ratio) for _ in range(config.decoder_depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         t, h, w = config.tubelet
         self.head = nn.Linear(width, config.in_channels * t * h * w)
@@ -120,7 +141,7 @@ class PublishedDecoder(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"], num_decoded: int) -> Float[Tensor, "b k p"]:
         """Pixels of the last ``num_decoded`` tokens."""
         for block in self.blocks:
-            x = block(x)
+            x = self.blocks.run(block, x)
         return self.head(self.norm(x[:, -num_decoded:]))
 
 
@@ -152,6 +173,28 @@ class PublishedVideoMAE(nn.Module):
             counts = mask[~decode_mask].reshape(x.shape[0], -1)
         error = ((prediction - labels) ** 2).mean(dim=-1)
         return (error * counts).sum() / counts.sum()
+
+
+class PublishedClassifier(nn.Module):
+    """Clip to logits: all tokens through all blocks, their mean, norm and head."""
+
+    position: Tensor
+
+    def __init__(self, config: VideoMAEConfig) -> None:
+        super().__init__()
+        self.patch_embed = ConvEmbed(config.in_channels, config.width, config.tubelet)
+        self.register_buffer("position", sincos_table(config.grid.tokens, config.width), persistent=False)
+        self.blocks = plain_blocks(config)
+        self.fc_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.head = nn.Linear(config.width, config.num_classes)
+
+    def forward(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b k"]:
+        """Logits."""
+        x = self.patch_embed(clip)
+        x = x + self.position.expand(x.shape[0], -1, -1).type_as(x).clone().detach()
+        for block in self.blocks:
+            x = self.blocks.run(block, x)
+        return self.head(self.fc_norm(x.mean(1)))
 
 
 def pick(x: Float[Tensor, "b n d"], keep: Bool[Tensor, "b n"]) -> Float[Tensor, "b k d"]:

@@ -15,8 +15,11 @@ from rich.table import Table
 from marey.bench.flops import peak_tflops
 from marey.bench.machine import cpu_name
 from marey.bench.rows import ALL, BESIDE, Case, Row
+from marey.bench.turns import ratio
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from marey.bench.step import Measured
 
 GOALS = {"cpu": 1.15, "cuda": 1.33}
@@ -91,13 +94,6 @@ def has_goal(row: Row) -> bool:
     return row.code == "marey" and row != ALL
 
 
-def ratio(one: "Measured", other: "Measured") -> float | None:
-    """Median over the rounds of one row's time over the other's in the same round."""
-    if one.failure is not None or other.failure is not None:
-        return None
-    return statistics.median(a / b for a, b in zip(one.seconds, other.seconds, strict=True))
-
-
 def open_console() -> Console:
     """A terminal's own width; elsewhere wide enough for the table."""
     found = Console()
@@ -138,21 +134,22 @@ def _table(rows: Sequence[Figures], case: Case) -> Table:
 
 
 def _cells(row: Figures, cuda: bool) -> list[str]:
-    own = _number(row.mfu, ".1%") if cuda else _number(row.optimizer_ms_per_clip, ".1f")
+    own = number(row.mfu, ".1%") if cuda else number(row.optimizer_ms_per_clip, ".1f")
     return [
         row.row,
-        row.failure or _number(row.ms_per_clip, ".1f"),
-        _number(row.clips_per_s, ".2f"),
-        _number(row.relative_time, ".3f"),
-        _number(row.gflop_per_clip, ".1f"),
-        _number(row.relative_flops, ".3f"),
-        _number(row.over_prediction, ".2f") + _mark(row),
+        row.failure or number(row.ms_per_clip, ".1f"),
+        number(row.clips_per_s, ".2f"),
+        number(row.relative_time, ".3f"),
+        number(row.gflop_per_clip, ".1f"),
+        number(row.relative_flops, ".3f"),
+        number(row.over_prediction, ".2f") + _mark(row),
         own,
-        _number(None if row.peak_bytes is None else row.peak_bytes / 2**20, ",.0f"),
+        number(None if row.peak_bytes is None else row.peak_bytes / 2**20, ",.0f"),
     ]
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """Formatted; a dash for what was not measured."""
     return "-" if value is None else format(value, form)
 
 
@@ -174,8 +171,8 @@ def verdicts(measured: "Sequence[Measured]") -> list[str]:
     return lines
 
 
-def append_lines(path: Path, rows: Sequence[Figures]) -> None:
-    """One JSON object a line, with the machine's name."""
+def append_lines(path: Path, rows: "Sequence[DataclassInstance]") -> None:
+    """One JSON object a line for each row's figures, with the machine's name."""
     machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     with path.open("a") as file:
         file.writelines(json.dumps({**asdict(row), **machine}) + "\n" for row in rows)

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 
 from marey.backbones.videomae import DECODER_MASK_RATIO, MASK_RATIO, VideoMAEPretrain, VideoMAEPretrainConfig
 from marey.backbones.zoo import configure
-from marey.bench.published import PublishedVideoMAE, all_targets, grad_norm, plain_adamw
+from marey.bench.published import PublishedVideoMAE, all_targets, plain_adamw
+from marey.bench.published_loop import plain_step
+from marey.bench.turns import Ready, make_moments
 from marey.clips.batch import Batch
 from marey.engine.optim import OptimConfig
 from marey.engine.strategy import EngineConfig, TorchStrategy
@@ -81,15 +82,6 @@ class Case:
         return row.precision or self.precision
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A row that can step: forward, backward and AdamW on the case's batch, to the loss."""
-
-    step: Callable[[], float]
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-
-
 class AllTokens(Masked):
     """No masks: the encoder sees every token, the decoder reconstructs every position, all count in the loss."""
 
@@ -146,7 +138,7 @@ def prepare(row: Row, case: Case) -> Ready:
     """Build the row's model and optimiser on the case's device, with AdamW's moments in place."""
     torch.manual_seed(0)
     ready = {"marey": _marey, "published": _published, "huggingface": _hugging_face}[row.code](row, case)
-    _make_moments(ready)
+    make_moments(ready)
     return ready
 
 
@@ -201,21 +193,8 @@ def _hugging_face(row: Row, case: Case) -> Ready:
 
 
 def _plain_loop(loss: Callable[[], Tensor], model: nn.Module, row: Row, case: Case) -> Ready:
-    """A training step without an engine: loss, backward, gradient norm, AdamW."""
     optimizer = _plain(model)
-    bf16 = case.precision_of(row) == "bf16"
-
-    def step() -> float:
-        with torch.autocast(case.device.type, torch.bfloat16) if bf16 else nullcontext():
-            value = loss()
-        optimizer.zero_grad()
-        value.backward()
-        grad_norm(model)
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(value.detach())
-
-    return Ready(step, model, optimizer)
+    return Ready(plain_step(loss, model, optimizer, case.device, case.precision_of(row) == "bf16"), model, optimizer)
 
 
 def draw_masks(config: VideoMAEPretrainConfig, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,11 +207,3 @@ def draw_masks(config: VideoMAEPretrainConfig, keys: Tensor) -> tuple[Tensor, Te
 
 def _plain(model: nn.Module) -> torch.optim.AdamW:
     return plain_adamw(model, OPTIM.weight_decay, OPTIM.base_lr, OPTIM.betas)
-
-
-def _make_moments(ready: Ready) -> None:
-    """One AdamW step on gradients of zero, so that no measured step allocates the moments."""
-    for parameter in ready.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    ready.optimizer.step()
-    ready.optimizer.zero_grad()

@@ -15,10 +15,8 @@ GFLOP counts matrix products of forward and backward, a multiply-add as two. A r
 memory is weights, moments and what a step adds at its highest point.
 """
 
-import statistics
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,13 +26,13 @@ from rich.console import Console
 
 from marey.bench import flops, memory, report, rows, words
 from marey.bench.machine import OtherWork
-from marey.bench.rows import Case, Ready, Row
+from marey.bench.rows import Case, Row
+from marey.bench.turns import Clock, Timed, Turns
 from marey.clips.batch import Batch
 from marey.config import Config
 from marey.errors import ConfigError
 
 Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
-Clock = Literal["wall", "cpu"]
 
 _STATE_BYTES = 12  # of a parameter at rest: itself and two moments, fp32
 _RESIDENT_SHARE = 0.5  # of the free memory that the rows may hold between their turns
@@ -69,25 +67,15 @@ class StepBench(Config):
     """File to append one JSON line a row to."""
 
 
-@dataclass
-class Measured:
-    """One row's figures; times in seconds a clip, one for each round."""
+@dataclass(kw_only=True)
+class Measured(Timed):
+    """One row's figures."""
 
     row: Row
     executed_flops: int
     """FLOPs of a clip, with what checkpointing computes twice."""
     model_flops: int
     """FLOPs of a clip without it, as MFU counts."""
-    seconds: list[float] = field(default_factory=list)
-    optimizer_seconds: list[float] = field(default_factory=list)
-    peak_bytes: int | None = None
-    loss: float = float("nan")
-    failure: str | None = None
-
-    @property
-    def median(self) -> float:
-        """Seconds a clip."""
-        return statistics.median(self.seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,8 +135,9 @@ def _case(size: Size, bench: StepBench, device: torch.device) -> Case:
 
 def measure(case: Case, chosen: Sequence[Row], rounds: int, steps: int, clock: Clock) -> list[Measured]:
     """Every row once to warm up and for its memory, then ``rounds`` times in turn."""
-    measured = [Measured(row, *_count(row, case)) for row in chosen]
-    turns = Turns(case, _fits(case, chosen), clock)
+    measured = [_unmeasured(row, case) for row in chosen]
+    by_name = {row.name: row for row in chosen}
+    turns = Turns(lambda name: rows.prepare(by_name[name], case), case.device, _fits(case, chosen), clock)
     for number in range(1 + rounds):
         for one in measured:
             if one.failure is None:
@@ -156,78 +145,9 @@ def measure(case: Case, chosen: Sequence[Row], rounds: int, steps: int, clock: C
     return measured
 
 
-class Turns:
-    """Keeps the rows' models between their turns if they all fit into memory, and builds them anew otherwise."""
-
-    def __init__(self, case: Case, resident: bool, clock: Clock) -> None:
-        self.case = case
-        self.clock = clock
-        self.resident = resident
-        self.ready: dict[str, Ready] = {}
-
-    def take(self, one: Measured, steps: int, warm_up: bool) -> None:
-        """One turn of one row: its memory if it is the first, else the time of its steps."""
-        try:
-            self._take(one, steps, warm_up)
-        except torch.OutOfMemoryError:
-            one.failure = "out of memory"
-        if not self.resident or one.failure is not None:
-            self.ready.clear()
-            memory.give_back()
-
-    def _take(self, one: Measured, steps: int, warm_up: bool) -> None:
-        fresh = one.row.name not in self.ready
-        if fresh:
-            self.ready[one.row.name] = rows.prepare(one.row, self.case)
-        ready = self.ready[one.row.name]
-        if fresh and not warm_up:
-            ready.step()
-        if warm_up:
-            added = memory.added(ready.step, self.case.device)
-            one.peak_bytes = None if added is None else memory.held(ready.model, ready.optimizer) + added
-        else:
-            self._time(one, ready, steps)
-
-    def _time(self, one: Measured, ready: Ready, steps: int) -> None:
-        clips = steps * len(self.case.batch)
-        in_optimizer = Stopwatch(self.case.device, self.clock)
-        handles = [
-            ready.optimizer.register_step_pre_hook(lambda *_: in_optimizer.start()),
-            ready.optimizer.register_step_post_hook(lambda *_: in_optimizer.stop()),
-        ]
-        whole = Stopwatch(self.case.device, self.clock)
-        whole.start()
-        for _ in range(steps):
-            one.loss = ready.step()
-        whole.stop()
-        one.seconds.append(whole.seconds / clips)
-        if self.case.device.type == "cpu":
-            one.optimizer_seconds.append(in_optimizer.seconds / clips)
-        for handle in handles:
-            handle.remove()
-
-
-class Stopwatch:
-    """Time between `start` and `stop`, added up."""
-
-    def __init__(self, device: torch.device, clock: Clock) -> None:
-        self.read = time.process_time if clock == "cpu" else time.perf_counter
-        self.device = device
-        self.seconds = 0.0
-        self.started = 0.0
-
-    def start(self) -> None:
-        """Begin, when the device has finished what it has been given."""
-        self.started = self._now()
-
-    def stop(self) -> None:
-        """End, likewise."""
-        self.seconds += self._now() - self.started
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return self.read()
+def _unmeasured(row: Row, case: Case) -> Measured:
+    executed, model = _count(row, case)
+    return Measured(row.name, len(case.batch), row=row, executed_flops=executed, model_flops=model)
 
 
 def _count(row: Row, case: Case) -> tuple[int, int]:
