@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from marey.bench import report, words
-from marey.bench.machine import OtherWork, cpu_name
+from marey.bench.machine import cpu_name
 from marey.bench.overhead import OverheadBench, check_ended, environment, prepare
 from marey.config import Config, to_yaml
 from marey.engine import checkpoint
@@ -96,7 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(bench: GoodputBench, console: Console) -> Measured:
     """Train, kill, and print what that cost."""
-    others = OtherWork()
     console.print(f"{cpu_name()}, load {os.getloadavg()[0]:.1f} at the start", highlight=False)
     with tempfile.TemporaryDirectory(prefix="marey-") as folder:
         training = _training(bench, Path(folder))
@@ -104,8 +103,6 @@ def run(bench: GoodputBench, console: Console) -> Measured:
         kills = _train(bench, training, directory, Path(folder))
         found = measure(read_goodput(directory), kills, bench.every, bench.steps)
     _show(found, console)
-    if warning := others.warning():
-        console.print(warning, highlight=False)
     return found
 
 
