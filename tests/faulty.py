@@ -1,6 +1,7 @@
 """A recipe that breaks its worker, once each, at chosen samples."""
 
 import ctypes
+import math
 import os
 import signal
 import threading
@@ -67,6 +68,8 @@ class FaultyConfig(MaskedConfig):
     marks: str = ""
     """Folder in which a fault that has happened leaves a mark."""
     checkpoints: str = ""
+    poison: int = -1
+    """Key of a sample whose pass always has a loss that is not a number."""
 
     def build(self, backbone: BackboneConfig, repeats: int = 1) -> "Faulty":
         return Faulty(self, backbone.build())
@@ -83,4 +86,5 @@ class Faulty(Masked):
         if fault is not None and not (mark := Path(self.faulty.marks, f"{fault}-{key}")).exists():
             mark.touch()
             FAULTS[fault](Path(self.faulty.checkpoints))
-        return super().forward(batch, mode)
+        step, bad = super().forward(batch, mode), mode == "train" and key == str(self.faulty.poison)
+        return step._replace(loss=step.loss * math.nan) if bad else step

@@ -16,9 +16,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import ray
 import yaml
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from marey.clips.table import open_table
 from marey.engine.events import Stop
@@ -46,7 +48,7 @@ def main(table_path: str, results: str) -> None:
     # A folder of its own, so that nobody else's `ray.init` finds it; short, for the paths of sockets.
     node = {**NODE, "temp_dir": tempfile.mkdtemp(prefix="marey-", dir="/tmp")}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0, "include_dashboard": False})
-    cluster.add_node(**node)
+    first = cluster.add_node(**node)
     second = cluster.add_node(**node)
     ray.init(cluster.address, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}, log_to_driver=False)
 
@@ -78,6 +80,10 @@ def main(table_path: str, results: str) -> None:
 
     seen: list[int] = []
     goes_on(2)
+    crowd = [crowded(one.node_id) for one in (first, second)]
+    goes_on(2)
+    assert list(Path(node["temp_dir"]).rglob("ray_spilled_objects*/*")), "the object stores must have been full"
+    del crowd
     cluster.remove_node(second, allow_graceful=False)
     goes_on(1)
     third = cluster.add_node(**node)
@@ -92,6 +98,15 @@ def main(table_path: str, results: str) -> None:
     ray.shutdown()
     cluster.shutdown()
     shutil.rmtree(node["temp_dir"], ignore_errors=True)
+
+
+def crowded(node: str) -> list[ray.ObjectRef]:
+    """More than the object store of ``node`` holds, made there."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    make = ray.remote(lambda: np.ones(30_000_000, np.uint8)).options(num_cpus=0, scheduling_strategy=there)
+    made = [make.remote() for _ in range(4)]
+    ray.wait(made, num_returns=len(made), timeout=280, fetch_local=False)
+    return made
 
 
 def before_a_pod_stops(address: str, node: str) -> str:

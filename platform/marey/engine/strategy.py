@@ -328,12 +328,14 @@ class TorchStrategy(Strategy):
         return TrainState(weights, moments, count, *copied(self.ema, self.staging), *self._scale())
 
     def reserve(self) -> None:
-        """See `Strategy.reserve`; what is copied meanwhile is of no step, and of moments not even they."""
-        weights_of(self.recipe, self.staging)
-        copied(self.ema, self.staging)
+        """See `Strategy.reserve`."""
+        for name, tensor in self.recipe.state_dict().items():
+            self.staging.hold(f"weights/{name}", tensor)
+        for name, average in self.ema.averages.items() if self.ema else ():
+            self.staging.hold(f"ema/{name}", average)
         for name, parameter in self.parameters.items():
             for key in self.moments if parameter.requires_grad else ():
-                self.staging.copy(f"{key}/{name}", parameter)
+                self.staging.hold(f"{key}/{name}", parameter)
 
     def load(self, state: TrainState) -> None:
         """See `Strategy.load`."""
