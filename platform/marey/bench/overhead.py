@@ -62,8 +62,10 @@ class OverheadBench(Config):
     """Clips of a step, over all workers."""
     repeats: int = Field(4, gt=0)
     """Samples of a clip that is decoded once, as in VideoMAE's pre-training."""
-    warm_up: int = Field(10, gt=0)
-    """Steps before the first measured one."""
+    threads: int | None = Field(None, gt=0)
+    """Of each worker. Default: all cores are shared out; one thread less than these leaves a core for Ray."""
+    warm_up: int = Field(30, gt=0)
+    """Steps before the first measured one; what Ray starts beside the workers is still starting in the first."""
     steps: int = Field(40, gt=0)
     """Measured steps of a turn."""
     rounds: int = Field(3, gt=0)
@@ -140,7 +142,7 @@ def _bare(bench: OverheadBench, training: Training, folder: Path, ray: bool) -> 
     (folder / "settings.yaml").write_text(to_yaml(training))
     steps, record = bench.warm_up + bench.steps, folder / "record"
     command = [sys.executable, "-m", "marey.bench.bare_loop", str(folder / "settings.yaml"), str(steps), str(record)]
-    own = environment(bench.workers)
+    own = environment(bench.workers, bench.threads)
     common = {"WORLD_SIZE": str(bench.workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     with ExitStack() as stack:
         logs = [stack.enter_context((folder / f"log.{rank}").open("w")) for rank in range(bench.workers)]
@@ -162,7 +164,7 @@ def _marey(bench: OverheadBench, training: Training, folder: Path, ray: bool) ->
     job = Path(__file__).parents[3] / "jobs/pretrain_videomae.py"
     log = folder / "log"
     with log.open("w") as out, tempfile.TemporaryDirectory(prefix="m-") as short:
-        own = {**environment(bench.workers), "RAY_ADDRESS": "local", "RAY_TMPDIR": short}
+        own = {**environment(bench.workers, bench.threads), "RAY_ADDRESS": "local", "RAY_TMPDIR": short}
         done = subprocess.run(
             [sys.executable, str(job), f"@{settings}", f"name={folder.name}"],
             env=own, stdout=out, stderr=out, timeout=_LIMIT_SECONDS, check=False,
@@ -186,11 +188,11 @@ def _pace(bench: OverheadBench, ended: dict[int, float]) -> float:
     return (ended[bench.warm_up + bench.steps] - ended[bench.warm_up]) / bench.steps
 
 
-def environment(workers: int) -> dict[str, str]:
-    """As many threads for a bare worker as Ray gives one of ours."""
+def environment(workers: int, threads: int | None = None) -> dict[str, str]:
+    """As many threads for a bare worker as Ray gives one of ours: its share of the cores, or so many."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-    threads = str(max(1, _cores() // workers))
-    return {**kept, "PYTHONPATH": str(Path(marey.__file__).parents[1]), "OMP_NUM_THREADS": threads}
+    share = str(threads or max(1, _cores() // workers))
+    return {**kept, "PYTHONPATH": str(Path(marey.__file__).parents[1]), "OMP_NUM_THREADS": share}
 
 
 def _cores() -> int:
@@ -224,7 +226,7 @@ def show(bench: OverheadBench, rows: Sequence[Row], console: Console) -> None:
     """The table, and whether the goals are met."""
     bare = rows[0]
     table = Table(
-        title=f"{bench.backbone}, 16 × {bench.crop}², {bench.batch} clips a step, {bench.workers} workers",
+        title=f"{bench.backbone}, 16 × {bench.crop}², {bench.batch} clips a step, {_workers(bench)}",
         title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="",
     )  # fmt: skip
     for title in ("row", "ms/step", "of bare", "tracking ms"):
@@ -237,6 +239,11 @@ def show(bench: OverheadBench, rows: Sequence[Row], console: Console) -> None:
     console.print(table)
     for line in verdicts(rows):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _workers(bench: OverheadBench) -> str:
+    threads = bench.threads or max(1, _cores() // bench.workers)
+    return f"workers: {bench.workers}, threads of each: {threads}"
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
