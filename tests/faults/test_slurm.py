@@ -37,6 +37,10 @@ PROGRAMS = {
 }
 
 
+def default_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def started(tmp_path: Path):
     """The script on two nodes of stand-ins, once its job runs; and what they note."""
@@ -54,7 +58,10 @@ def started(tmp_path: Path):
         "MAREY_ENV": str(tmp_path),
     }
     script = ["bash", str(ROOT / "clusters/slurm.sh"), "jobs/pretrain_videomae.py", "name=mine"]
-    process = subprocess.Popen(script, cwd=tmp_path, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        # A shell that ignores SIGINT from its start, as one does whose tests run in the background, cannot trap it.
+        script, cwd=tmp_path, env=environment, start_new_session=True, preexec_fn=default_interrupt
+    )  # fmt: skip
     until(lambda: calls.exists() and "submitted" in calls.read_text())
     yield process, calls
     if process.poll() is None:

@@ -150,6 +150,7 @@ class Runner:
                 return
             tracker = RemoteTracker(records.trackers(training.tracking, training.results))
             with train.tracked(tracker, _trial_description(self.order, training, opened.directory)):
+                assemble.check_start(training, opened.directory)
                 shares = fleet_train.shares_of_trial(training)
                 fleet_train.train(training, table, opened.directory, tracker, shares, callbacks)
         finally:
