@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marey.backbones.hiera import PATCH, SLOT, UNIT_PIXELS, Head, HieraConfig, PyramidConfig
+from marey.backbones.hiera import PATCH, SLOT, UNIT_PIXELS, Head, HieraConfig, PyramidConfig, UnitAttention
 from marey.backbones.hiera_pretrain import HieraPretrainConfig
 from marey.bench.published import PlainDropPath, PlainMlp
 from marey.nn.block import NORM_EPS, Stack
@@ -24,28 +24,19 @@ from marey.nn.mask_units import LEVELS, SIDE
 CELL = 4  # tokens that a pooling makes one
 
 
-class PlainUnitAttention(nn.Module):
+class PlainUnitAttention(UnitAttention):
     """Attention with the windows as a dimension of their own; queries may be pooled."""
-
-    def __init__(self, inside: int, outside: int, num_heads: int, window: int, pools: bool) -> None:
-        super().__init__()
-        self.outside = outside
-        self.num_heads = num_heads
-        self.window = window
-        self.pools = pools
-        self.qkv = nn.Linear(inside, 3 * outside)
-        self.proj = nn.Linear(outside, outside)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m e"]:
         """Tokens in unrolled order."""
         b, n, _ = x.shape
         windows = n // self.window if self.window else 1
-        qkv = self.qkv(x).reshape(b, -1, windows, 3, self.num_heads, self.outside // self.num_heads)
+        qkv = self.qkv(x).reshape(b, -1, windows, 3, self.num_heads, self.proj.out_features // self.num_heads)
         q, k, v = qkv.permute(3, 0, 4, 2, 1, 5)
         if self.pools:
             q = q.reshape(b, self.num_heads, windows, CELL, -1, q.shape[-1]).max(dim=3).values
         y = functional.scaled_dot_product_attention(q, k, v)
-        return self.proj(y.transpose(1, 3).reshape(b, -1, self.outside))
+        return self.proj(y.transpose(1, 3).reshape(b, -1, self.proj.out_features))
 
 
 class PlainHieraBlock(nn.Module):
