@@ -18,7 +18,6 @@ Goals on one H200: 1.3 times the published speed, and an MFU of 50 % for the pre
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -28,8 +27,7 @@ from marey.bench import flop_parts, flops, gpu_report, gpu_rows, memory, report,
 from marey.bench.flop_parts import Part
 from marey.bench.gpu_report import Figures, Measured
 from marey.bench.gpu_rows import MAREY, Case, Model, Precision, Row, Task
-from marey.bench.turns import Timed, Turns
-from marey.config import Config
+from marey.bench.turns import Timed, Turns, TurnsBench, device_of, steps_of
 from marey.errors import ConfigError, MareyError
 
 LEAST_CLIPS = 2
@@ -40,7 +38,7 @@ _AGREE = 0.01  # by which the two counts of FLOPs may differ
 _RESIDENT_SHARE = 0.8  # of the free memory that rows may need when all keep their models between turns
 
 
-class GpuBench(Config):
+class GpuBench(TurnsBench):
     """What to measure; a missing value is chosen by the device."""
 
     models: tuple[Model, ...] = (
@@ -51,16 +49,6 @@ class GpuBench(Config):
     """What to train them for."""
     clips: int | None = Field(None, gt=0)
     """Clips of a step. Default: as many as fit into memory, tried from a number by the model, on a CPU from 2."""
-    rounds: int = Field(3, gt=0)
-    """Turns that each row takes, after one to warm up."""
-    steps: int | None = Field(None, gt=0)
-    """Steps of a turn. Default: 1 on a CPU, 5 on a GPU."""
-    frames: int = Field(16, gt=0)
-    """Frames of a clip."""
-    crop: int = Field(224, gt=0)
-    """Height and width of a clip in pixels."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one."""
     precision: Precision | None = None
     """bf16: under autocast; parameters and moments are fp32. Default: fp32 on a CPU, bf16 on a GPU."""
     checkpointing: bool = False
@@ -83,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(bench: GpuBench, console: Console) -> list[Figures]:
     """Figures of every row; printed after each model and task, and all together at the end."""
-    device = _device(bench)
+    device = device_of(bench)
     peak = _peak(bench, device)
     report.show_machine(device, console)
     if peak is None:
@@ -100,13 +88,6 @@ def run(bench: GpuBench, console: Console) -> list[Figures]:
         everything += figures
     gpu_report.show_all(everything, console)
     return everything
-
-
-def _device(bench: GpuBench) -> torch.device:
-    cuda = bench.device == "cuda" or (bench.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: PyTorch finds no GPU here; device=cpu or auto")
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
 def _peak(bench: GpuBench, device: torch.device) -> float | None:
@@ -173,7 +154,7 @@ def _turns(measured: Sequence[Measured], case: Case, resident: bool) -> Turns:
 
 
 def _take_turns(measured: Sequence[Measured], case: Case, bench: GpuBench, resident: bool) -> None:
-    steps = bench.steps or (5 if case.device.type == "cuda" else 1)
+    steps = steps_of(bench, case.device)
     turns = _turns(measured, case, resident)
     for number in range(1 + bench.rounds):
         for one in measured:

@@ -27,9 +27,8 @@ from rich.console import Console
 from marey.bench import flops, memory, report, rows, words
 from marey.bench.machine import OtherWork
 from marey.bench.rows import Case, Row
-from marey.bench.turns import Clock, Timed, Turns
+from marey.bench.turns import Clock, Timed, Turns, TurnsBench, device_of, steps_of
 from marey.clips.batch import Batch
-from marey.config import Config
 from marey.errors import ConfigError
 
 Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
@@ -38,23 +37,13 @@ _STATE_BYTES = 12  # of a parameter at rest: itself and two moments, fp32
 _RESIDENT_SHARE = 0.5  # of the free memory that the rows may hold between their turns
 
 
-class StepBench(Config):
+class StepBench(TurnsBench):
     """What to measure; an empty or missing value is chosen by the device."""
 
     sizes: tuple[Size, ...] = ()
     """Model sizes, e.g. [small,base]. Default: these two on a CPU, with large, huge and giant on a GPU."""
     clips: int | None = Field(None, gt=0)
     """Clips of a step. Default: 2 on a CPU, 16 on a GPU."""
-    rounds: int = Field(3, gt=0)
-    """Turns that each row takes, after one to warm up."""
-    steps: int | None = Field(None, gt=0)
-    """Steps of a turn. Default: 1 on a CPU, 5 on a GPU."""
-    frames: int = Field(16, gt=0)
-    """Frames of a clip."""
-    crop: int = Field(224, gt=0)
-    """Height and width of a clip in pixels."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one."""
     threads: int | None = Field(None, gt=0)
     """CPU threads. Default: PyTorch's choice."""
     clock: Clock = "wall"
@@ -99,7 +88,7 @@ def _one_size(
     size: Size, bench: StepBench, device: torch.device, chosen: Sequence[Row], console: Console
 ) -> list[Measured]:
     case = _case(size, bench, device)
-    steps = bench.steps or (5 if device.type == "cuda" else 1)
+    steps = steps_of(bench, device)
     others = OtherWork()
     measured = measure(case, chosen, bench.rounds, steps, bench.clock)
     figures = report.figures(measured, case, bench.peak_tflops)
@@ -117,12 +106,10 @@ def default_sizes(device: torch.device) -> tuple[Size, ...]:
 
 
 def _device(bench: StepBench) -> torch.device:
-    cuda = bench.device == "cuda" or (bench.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: PyTorch finds no GPU here; device=cpu or auto")
-    if cuda and bench.clock == "cpu":
+    device = device_of(bench)
+    if device.type == "cuda" and bench.clock == "cpu":
         raise ConfigError("clock=cpu: a GPU's time is not the processor's; clock=wall")
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return device
 
 
 def _case(size: Size, bench: StepBench, device: torch.device) -> Case:

@@ -7,12 +7,43 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from marey.bench import memory
+from marey.config import Config
+from marey.errors import ConfigError
 
 Clock = Literal["wall", "cpu"]
 OUT_OF_MEMORY = "out of memory"
+
+
+class TurnsBench(Config):
+    """What all tables of turns can be told."""
+
+    rounds: int = Field(3, gt=0)
+    """Turns that each row takes, after one to warm up."""
+    steps: int | None = Field(None, gt=0)
+    """Steps of a turn. Default: 1 on a CPU, 5 on a GPU."""
+    frames: int = Field(16, gt=0)
+    """Frames of a clip."""
+    crop: int = Field(224, gt=0)
+    """Height and width of a clip in pixels."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+
+
+def device_of(bench: TurnsBench) -> torch.device:
+    """The device to measure; `ConfigError` where there is no GPU to be had."""
+    cuda = bench.device == "cuda" or (bench.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: PyTorch finds no GPU here; device=cpu or auto")
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+def steps_of(bench: TurnsBench, device: torch.device) -> int:
+    """Steps of a turn."""
+    return bench.steps or (5 if device.type == "cuda" else 1)
 
 
 @dataclass(frozen=True)
