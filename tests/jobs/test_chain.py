@@ -148,7 +148,7 @@ def test_a_run_starts_from_another_and_the_two_are_compared(finished, labelled):
 
 SEARCH = """
 search:
-  optim.base_lr: [0.03, 1.0e30]
+  optim.base_lr: [0.03, 0.01, 1.0e30]
   init: [null, no_such_run]
 """
 
@@ -160,14 +160,14 @@ def test_a_sweep_reports_failed_trials_and_its_best_runs_unchanged(cluster, labe
     words += ["optim.ema=none", "sweep.name=grid", "sweep.algorithm=grid"]
     ended = submit(cluster, "python", "jobs/tune.py", *words)
     assert ended.returncode == 0, ended.stdout
-    assert ended.stdout.count("failed") >= 3
+    assert ended.stdout.count("failed") >= 4
     assert "no_such_run: not a run" in ended.stdout
     assert "loss nan" in ended.stdout or "loss inf" in ended.stdout or "gradient norm" in ended.stdout
     runs = {one.info.run_name: one for one in mlflow_runs(tmp_path)}
     parent = runs.pop("grid")
     assert parent.info.status == "FINISHED"
     assert {one.data.tags["mlflow.parentRunId"] for one in runs.values()} == {parent.info.run_id}
-    assert sorted(one.info.status for one in runs.values()) == ["FAILED", "FAILED", "FAILED", "FINISHED"]
+    assert sorted(one.info.status for one in runs.values()) == ["FAILED"] * 4 + ["FINISHED"] * 2
     best = tmp_path / "sweeps/grid/best.yaml"
     again = run_script(
         "jobs/finetune.py", f"@{best}", f"results={tmp_path}", "fleet.workers=0", "name=again", "epochs=1"
