@@ -17,8 +17,8 @@ RNG = np.random.default_rng
 DENSE = SamplingConfig(stride=4)
 
 
-def row(frames: int, fps: float = 30.0) -> SimpleNamespace:
-    return SimpleNamespace(num_frames=frames, fps=fps)
+def row(frames: int, fps: float = 30.0, keyframes: list[int] | None = None) -> SimpleNamespace:
+    return SimpleNamespace(num_frames=frames, fps=fps, keyframes=keyframes)
 
 
 def test_frames_are_a_stride_apart_from_a_random_start():
@@ -28,6 +28,21 @@ def test_frames_are_a_stride_apart_from_a_random_start():
     assert min(starts) == 0
     assert max(starts) == 39
     assert len(starts) > 30
+
+
+def test_a_clip_may_start_at_keyframes_alone():
+    aligned = DENSE.replace(start="keyframe")
+    long = row(100, keyframes=list(range(0, 100, 16)))
+    drawn = [sample(long, RNG(seed), 16, aligned) for seed in range(100)]
+    assert all((np.diff(one) == 4).all() for one in drawn)
+    assert {int(one[0]) for one in drawn} == {0, 16, 32}  # a clip spans 61 frames
+    assert np.array_equal(sample(long, RNG(1), 16, aligned), sample(long, RNG(1), 16, aligned))
+    # Without keyframes, or where no clip fits behind one, a clip starts as any other.
+    for keyframes in (None, [], [90]):
+        found = sample(row(100, keyframes=keyframes), RNG(5), 16, aligned)
+        assert np.array_equal(found, sample(row(100), RNG(5), 16, DENSE))
+    with pytest.raises(ConfigError, match="start=keyframe has no meaning for kind=segments"):
+        validate(SamplingConfig, {"kind": "segments", "start": "keyframe"})
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 16, 30, 61])

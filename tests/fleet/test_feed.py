@@ -22,7 +22,13 @@ def order(table) -> FeedOrder:
 
 
 def same(one, other) -> bool:
-    return torch.equal(one.clip, other.clip) and torch.equal(one.key, other.key) and one.clip_ids == other.clip_ids
+    factors = (one.to_rgb is None and other.to_rgb is None) or torch.equal(one.to_rgb, other.to_rgb)
+    return (
+        torch.equal(one.clip, other.clip)
+        and torch.equal(one.key, other.key)
+        and one.clip_ids == other.clip_ids
+        and factors
+    )
 
 
 @pytest.mark.parametrize(("start", "rank", "world"), [(0, 0, 1), (5, 1, 2)])
@@ -35,10 +41,13 @@ def test_batches_are_those_of_the_feed_in_process(order, start, rank, world):
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_actors_give_the_batches_of_threads(order):
+@pytest.mark.parametrize("pixels", ["rgb", "yuv420"])
+def test_actors_give_the_batches_of_threads(order, pixels):
     from marey.fleet.decoders import decode_actors
     from marey.fleet.feed import feed
 
+    sampling = order.pipeline.sampling.replace(pixels=pixels)
+    order = replace(order, pipeline=replace(order.pipeline, sampling=sampling))
     expected = list(loader.feed(order, 5, 9))
     with decode_actors(2) as decoders:
         found = list(feed(order, 5, 9, 0, 1, decoders))

@@ -5,11 +5,14 @@ clip is 16 frames from a random place, as RGB. Rows take turns; each uses one th
 
     source        Marey finds the frames in the file itself (clips.storage=source)
     h264 ...      Marey reads them from a row of a clip table in that storage
+    ..., thinned  from a row that holds no other frames than clips of this stride can ask for (clips.fps)
+    ..., aligned  clips that start at keyframes (clips.start=keyframe in training)
+    ..., yuv      as YUV 4:2:0, which turns into RGB on the device (clips.pixels=yuv420 in training)
     torchcodec, decord
                   the peers, on the same file, from the environment that `make bench-env` makes
 
-Frames are checked: their means must agree to 1.5 grey levels, by which decoders' conversions differ. KB are of 16
-stored frames, dB is the PSNR of stored frames against the film's, both at the film's size.
+Frames are checked: their means must agree to 2 grey levels, by which decoders' conversions differ. KB are of a clip's
+16 frames as stored, dB is the PSNR of stored frames against the film's, both at the film's size.
 """
 
 import json
@@ -20,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
@@ -32,16 +35,21 @@ from rich.table import Table
 from marey.bench import decode_peers, report, words
 from marey.bench.machine import cpu_name
 from marey.clips.datasets import Source
-from marey.clips.decode import decode_frames, read_frames
+from marey.clips.decode import decode_frames, read_frames, read_planes
 from marey.clips.prepare import prepare_source
 from marey.clips.row import ClipRow, Storage
 from marey.clips.storage import ClipStorage
+from marey.clips.video import Pixels
+from marey.clips.yuv import Planes
 from marey.config import Config
 from marey.errors import ConfigError
 
 GOPS = (12, 250)
 STORAGES: tuple[Storage, ...] = ("source", "h264", "jpeg", "raw")
-_SAME_MEAN = 1.5  # grey levels by which two decoders' conversions may differ on a frame's mean
+THINNED = "h264, thinned"
+YUV = ", yuv"
+_RATE = 30
+_SAME_MEAN = 2.0  # grey levels on a frame: FFmpeg rounds RGB down, by 1.2 on average, and ours to the nearest
 
 
 class DecodeBench(Config):
@@ -74,6 +82,8 @@ class Row:
     read: Read
     bytes_per_clip: float | None = None
     psnr: float | None = None
+    aligned: int = 1
+    """Clips start at multiples of this film frame."""
     seconds: list[float] = field(default_factory=list)
 
 
@@ -96,26 +106,27 @@ def run(bench: DecodeBench, console: Console) -> dict[tuple[int, int], list[Row]
         for gop in GOPS:
             path = Path(folder, f"gop{gop}.mp4")
             encode(original, path, gop)
-            rows = [*_ours(path), *(_peer(name, python, path, stack) for name in peers)]
+            ours, others = _ours(path), [_peer(name, python, path, stack) for name in peers]
+            means = [float(frame.mean()) for _, frame in decode_frames(path)]
             for stride in bench.strides:
-                tables[gop, stride] = measure(rows, bench, stride)
+                rows = [*ours, *(_thinned(path, stride) if stride > 1 else []), *others]
+                tables[gop, stride] = measure(rows, bench, stride, means)
                 _show(tables[gop, stride], gop, stride, console)
     return tables
 
 
-def measure(rows: Sequence[Row], bench: DecodeBench, stride: int) -> list[Row]:
-    """Every row's seconds a clip, round after round; `AssertionError` where two rows give different frames."""
+def measure(rows: Sequence[Row], bench: DecodeBench, stride: int, means: Sequence[float]) -> list[Row]:
+    """Every row's seconds a clip, round after round; `AssertionError` where one gives frames of other ``means``."""
     rng = np.random.default_rng(stride)
     span = 15 * stride + 1
-    fresh = [Row(row.name, row.read, row.bytes_per_clip, row.psnr) for row in rows]
+    fresh = [replace(row, seconds=[]) for row in rows]
     for turn in range(bench.rounds + 1):
-        starts = rng.integers(0, bench.frames - span + 1, bench.clips)
-        clips = [list(range(start, start + span, stride)) for start in starts.tolist()]
-        expected: list[list[float]] | None = None
+        starts = rng.integers(0, (bench.frames - span) // stride + 1, bench.clips) * stride
         for row in fresh:
-            seconds, means = row.read(clips)
-            expected = expected or means
-            apart = np.abs(np.array(means) - np.array(expected)).max()
+            firsts = (starts // row.aligned * row.aligned).tolist()
+            clips = [list(range(start, start + span, stride)) for start in firsts]
+            seconds, found = row.read(clips)
+            apart = np.abs(np.array(found) - np.array(means)[np.array(clips)]).max()
             assert apart < _SAME_MEAN, f"{row.name} gives other frames: their means differ by {apart:.1f}"
             if turn:
                 row.seconds.append(seconds / bench.clips)
@@ -125,7 +136,7 @@ def measure(rows: Sequence[Row], bench: DecodeBench, stride: int) -> list[Row]:
 def encode(pictures: np.ndarray, path: Path, gop: int) -> None:
     """Frames uint8 [T, H, W, 3] as people have them: H.264, three B-frames, CRF 23."""
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=30, options={"crf": "23", "g": str(gop), "keyint_min": str(gop)})
+        stream = out.add_stream("libx264", rate=_RATE, options={"crf": "23", "g": str(gop), "keyint_min": str(gop)})
         stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for picture in pictures:
@@ -167,14 +178,35 @@ def _drawn(count: int, side: int) -> Iterator[np.ndarray]:
 
 
 def _ours(path: Path) -> list[Row]:
-    """One row for each storage, from one segment that holds the whole film."""
+    """One row for each storage, from one segment that holds the whole film, and one for its planes."""
     original = np.stack([frame for _, frame in decode_frames(path)])
     made = []
     for storage in STORAGES:
         [row] = _prepared(path, ClipStorage(storage=storage, max_seconds=1e6))
         stored = path.stat().st_size if row.payload is None else len(row.payload)
-        made.append(Row(storage, _reader(row), stored / row.num_frames * 16, _psnr(row, original)))
+        plain = Row(storage, _reader(row), stored / row.num_frames * 16, _psnr(row, original))
+        made.append(plain)
+        if storage in ("source", "h264"):
+            made.append(replace(plain, name=storage + YUV, read=_reader(row, planes=True)))
+        if storage == "h264":
+            made += _aligned(made[-2:], ClipStorage().gop)
     return made
+
+
+def _thinned(path: Path, stride: int) -> list[Row]:
+    """Rows of which clips of ``stride`` are consecutive frames."""
+    original = np.stack([frame for _, frame in decode_frames(path)])[::stride]
+    [row] = _prepared(path, ClipStorage(fps=_RATE / stride, max_seconds=1e6))
+    assert row.payload is not None
+    assert row.num_frames == len(original), f"{row.num_frames} frames are stored, every {stride}th are {len(original)}"
+    plain = Row(THINNED, _reader(row, stride), len(row.payload) / row.num_frames * 16, _psnr(row, original))
+    made = [plain, replace(plain, name=THINNED + YUV, read=_reader(row, stride, planes=True))]
+    return [*made, *_aligned(made, ClipStorage().gop * stride)]
+
+
+def _aligned(rows: Sequence[Row], every: int) -> list[Row]:
+    """The same rows, of which clips start at keyframes alone, ``every`` so many frames of the film."""
+    return [replace(row, name=row.name.replace("h264", "h264, aligned", 1), aligned=every) for row in rows]
 
 
 def _prepared(path: Path, storage: ClipStorage) -> list[ClipRow]:
@@ -191,14 +223,26 @@ def _psnr(row: ClipRow, original: np.ndarray) -> float | None:
     return float(10 * np.log10(255**2 / max(float(error.mean()), 1e-9)))
 
 
-def _reader(row: ClipRow) -> Read:
+def _reader(row: ClipRow, stride: int = 1, planes: bool = False) -> Read:
+    """Reads clips of the film's frame numbers, of which the row holds every ``stride``-th."""
+
     def read(clips: list[list[int]]) -> tuple[float, list[list[float]]]:
+        take: Callable[[ClipRow, Sequence[int]], Pixels | Planes] = read_planes if planes else read_frames
         start = time.process_time()
-        found = [read_frames(row, clip) for clip in clips]
+        found = [take(row, [number // stride for number in clip]) for clip in clips]
         seconds = time.process_time() - start
-        return seconds, [[float(frame.mean()) for frame in clip] for clip in found]
+        return seconds, [_means(clip) for clip in found]
 
     return read
+
+
+def _means(clip: Pixels | Planes) -> list[float]:
+    """The mean of each frame's RGB."""
+    if not isinstance(clip, Planes):
+        return [float(frame.mean()) for frame in clip]
+    ones = np.ones((len(clip.luma), 1))
+    planes = np.concatenate([clip.luma.mean((1, 2))[:, None], clip.chroma.mean((2, 3)), ones], 1)
+    return [float(value) for value in (clip.to_rgb @ planes[..., None]).mean((1, 2))]
 
 
 def _peers(python: Path, console: Console) -> list[str]:

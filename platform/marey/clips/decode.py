@@ -25,6 +25,7 @@ from marey.clips.frames import decode_picture, read_picture, unpack_pictures
 from marey.clips.probe import Scan, checksum, frame_rate, frame_time, scan
 from marey.clips.row import ClipRow
 from marey.clips.video import Pixels, Refused, explain, open_video, to_rgb
+from marey.clips.yuv import Planes
 from marey.errors import ClipError
 
 # A seek costs about as much as decoding this many frames.
@@ -55,27 +56,57 @@ def read_frames(row: ClipRow, indices: Sequence[int]) -> Pixels:
     Raises `ClipError` naming the clip where an index does not exist, the payload does not decode, or the source
     (storage "source") is gone or is not the file it was when the table was prepared.
     """
+    wanted, slots = _slots(row, indices)
+    if row.storage == "raw":
+        return _pixels(row)[list(indices)]
+    out = np.empty((len(wanted), row.height, row.width, 3), np.uint8)
+
+    def put(slot: int, frame: VideoFrame, rotation: int) -> tuple[int, int]:
+        pixels = to_rgb(frame, rotation)
+        if pixels.shape == out.shape[1:]:
+            out[slot] = pixels
+        return pixels.shape[0], pixels.shape[1]
+
+    _read(row, wanted, put)
+    return out if slots == list(range(len(wanted))) else out[slots]
+
+
+def read_planes(row: ClipRow, indices: Sequence[int]) -> Planes:
+    """The same frames as YUV 4:2:0, which spares the conversion; not of storage "raw", which holds RGB.
+
+    Frames of another layout are converted to it. Raises `ClipError` as `read_frames`.
+    """
+    assert row.storage != "raw", "Pipeline.check refuses such a table"
+    wanted, slots = _slots(row, indices)
+    out = Planes.empty(len(wanted), row.height, row.width)
+    _read(row, wanted, out.put)
+    return out if slots == list(range(len(wanted))) else out[slots]
+
+
+def _slots(row: ClipRow, indices: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The distinct indices in order, and where among them each of ``indices`` is."""
     wanted = sorted(set(indices))
     if not wanted or wanted[0] < 0 or wanted[-1] >= row.num_frames:
         raise ClipError(f"{row.clip_id}: frames {list(indices)} asked for, it has frames 0 to {row.num_frames - 1}")
     place = {index: slot for slot, index in enumerate(wanted)}
-    out = np.empty((len(wanted), row.height, row.width, 3), np.uint8)
+    return wanted, [place[index] for index in indices]
+
+
+def _read(row: ClipRow, wanted: list[int], put_in: Callable[[int, VideoFrame, int], tuple[int, int]]) -> None:
+    """Decode ``wanted``, and let ``put_in`` take slot, frame and rotation; it says the height and width it found."""
+    place = {index: slot for slot, index in enumerate(wanted)}
+    rotation = row.rotation if row.storage == "source" else 0
 
     def put(index: int, frame: VideoFrame) -> None:
-        pixels = to_rgb(frame, row.rotation if row.storage == "source" else 0)
-        if pixels.shape != out.shape[1:]:
-            raise ClipError(_changed(row, f"frames of {pixels.shape[1]} x {pixels.shape[0]}"))
-        out[place[index]] = pixels
+        height, width = put_in(place[index], frame, rotation)
+        if (height, width) != (row.height, row.width):
+            raise ClipError(_changed(row, f"frames of {width} x {height}"))
 
-    if row.storage == "raw":
-        return _pixels(row)[list(indices)]
     read = _read_packets if row.storage != "source" else _read_source if row.payload is None else _read_pictures
     try:
         read(row, wanted, put)
     except (av.FFmpegError, Refused) as error:
         raise ClipError(f"{row.clip_id} ({row.uri}): cannot be decoded: {explain(error)}") from None
-    slots = [place[index] for index in indices]
-    return out if slots == list(range(len(wanted))) else out[slots]
 
 
 def verify_row(row: ClipRow) -> None:

@@ -19,7 +19,8 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
 from marey.clips.storage import ClipStorage
-from marey.clips.video import Pixels, plane, reformatter
+from marey.clips.video import Pixels, reformatter
+from marey.clips.yuv import planes
 
 # AVCOL_SPC_* of a frame -> the same matrix for swscale; anything else is read as BT.601, as swscale does.
 _MATRICES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}
@@ -178,8 +179,6 @@ class H264Encoder:
 
 def _turned(frame: VideoFrame, rotation: int) -> VideoFrame:
     """A yuv420p frame of even size turned clockwise by 90, 180 or 270 degrees."""
-    width, height = frame.width, frame.height
-    planes = [plane(frame, 0, height, width), *(plane(frame, n, height // 2, width // 2) for n in (1, 2))]
-    turned = [np.rot90(one, -rotation // 90) for one in planes]
+    turned = [np.rot90(one, -rotation // 90) for one in planes(frame)]
     packed = np.concatenate([one.reshape(-1) for one in turned]).reshape(-1, turned[0].shape[1])
     return VideoFrame.from_ndarray(packed, format="yuv420p")

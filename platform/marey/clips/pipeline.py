@@ -14,11 +14,12 @@ from torch import Tensor
 
 from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box, draw_flip, view_box
 from marey.clips.batch import Batch
-from marey.clips.decode import read_frames
+from marey.clips.decode import read_frames, read_planes
 from marey.clips.plan import FLIP_STREAM, Sample, rng_of
 from marey.clips.row import ClipRow
 from marey.clips.sample import SamplingConfig, ViewConfig, sample, view
 from marey.clips.table import ClipTable
+from marey.clips.yuv import cut_planes
 from marey.errors import ClipError
 
 ONE_VIEW = ViewConfig()
@@ -30,6 +31,8 @@ class Decoded(NamedTuple):
 
     clips: list[np.ndarray]
     """uint8 [T, H, W, C] each."""
+    to_rgb: np.ndarray | None
+    """What turns their planes into RGB (`marey.clips.yuv.Planes`), float32 [T, 3, 4]; None where they are RGB."""
     seconds: float
     """Processor time that they took."""
 
@@ -47,7 +50,7 @@ class Pipeline:
     """What the label of a flipped clip becomes, where it changes."""
 
     def check(self, table: ClipTable) -> None:
-        """Raise `ClipError` if the table was prepared too small for these clips."""
+        """Raise `ClipError` if these clips cannot be made of the table."""
         short_side = int(table.settings["short_side"])
         if table.settings["storage"] != "source" and self.crop > short_side:
             raise ClipError(
@@ -56,6 +59,14 @@ class Pipeline:
                 f"jobs/prepare_clips.py videos=... table=... clips.short_side={self.crop}"
             )
         self._check_rate(table)
+        if self.sampling.pixels == "yuv420":
+            self._check_planes(table)
+
+    def _check_planes(self, table: ClipTable) -> None:
+        if self.crop % 2:
+            raise ClipError(f"clips.pixels=yuv420 needs an even backbone.crop, not {self.crop}; or clips.pixels=rgb")
+        if table.settings["storage"] == "raw":
+            raise ClipError(f"clip table {table.path}: is stored as RGB (clips.storage=raw); give clips.pixels=rgb")
 
     def _check_rate(self, table: ClipTable) -> None:
         wanted = self.sampling.fps
@@ -70,10 +81,9 @@ class Pipeline:
             )
 
     def examples(self, row: ClipRow, samples: Sequence[Sample]) -> list[Tensor]:
-        """One clip uint8 [T, H, W, C] for each sample of ``row`` that shares a decode key: decoded once."""
+        """One clip uint8 RGB [T, H, W, 3] for each sample of ``row`` that shares a decode key: decoded once."""
         frames = read_frames(row, self._indices(row, samples[0]).tolist())
-        boxes = [self._box(one, *frames.shape[1:3]) for one in samples]
-        return [apply_box(frames, box, self.crop) for box in boxes]
+        return [apply_box(frames, self._box(row, one), self.crop) for one in samples]
 
     def _indices(self, row: ClipRow, one: Sample) -> np.ndarray:
         if one.view < 0:
@@ -81,11 +91,11 @@ class Pipeline:
         views = self.views
         return view(row, self.frames, self.sampling, one.view // views.spatial, views.temporal)
 
-    def _box(self, one: Sample, height: int, width: int) -> Box:
+    def _box(self, row: ClipRow, one: Sample) -> Box:
         if one.view < 0:
-            box = draw_box(self.augment, height, width, rng_of(one.key))
+            box = draw_box(self.augment, row.height, row.width, rng_of(one.key))
             return box._replace(flip=self._is_flipped(one))
-        return view_box(height, width, one.view % self.views.spatial, self.views.spatial)
+        return view_box(row.height, row.width, one.view % self.views.spatial, self.views.spatial)
 
     def _is_flipped(self, one: Sample) -> bool:
         return one.view < 0 and draw_flip(self.augment, rng_of(one.key, FLIP_STREAM))
@@ -96,10 +106,14 @@ class Pipeline:
         return self.mirrored[row.label]
 
     def decode(self, row: ClipRow, samples: Sequence[Sample]) -> Decoded:
-        """`examples`, as arrays, and what they cost. Decoding releases the interpreter's lock."""
+        """`examples`, as arrays, or their planes; and what they cost. Decoding releases the interpreter's lock."""
         began = time.thread_time()
-        clips = [clip.numpy() for clip in self.examples(row, samples)]
-        return Decoded(clips, time.thread_time() - began)
+        if self.sampling.pixels == "rgb":
+            clips, to_rgb = self.examples(row, samples), None
+        else:
+            frames = read_planes(row, self._indices(row, samples[0]).tolist())
+            clips, to_rgb = [cut_planes(frames, self._box(row, one), self.crop) for one in samples], frames.to_rgb
+        return Decoded([clip.numpy() for clip in clips], to_rgb, time.thread_time() - began)
 
     def batch(self, rows: Sequence[ClipRow], samples: Sequence[Sample]) -> Batch:
         """The batch of ``samples``, where ``rows[i]`` is the row of ``samples[i]``."""
@@ -112,11 +126,13 @@ class Pipeline:
 
     def _batch(self, rows: Sequence[ClipRow], samples: Sequence[Sample], decoded: Sequence[Decoded]) -> Batch:
         labels = [self._label(row, one) for row, one in zip(rows, samples, strict=True)]
+        to_rgb = [one.to_rgb for one in decoded for _ in one.clips if one.to_rgb is not None]
         return Batch(
             clip=torch.from_numpy(np.stack([clip for one in decoded for clip in one.clips])).permute(0, 4, 1, 2, 3),
             key=torch.tensor([one.key for one in samples], dtype=torch.int64),
             clip_ids=tuple(row.clip_id for row in rows),
             label=None if None in labels else torch.tensor(labels, dtype=torch.int64),
+            to_rgb=torch.from_numpy(np.stack(to_rgb)) if to_rgb else None,
             decode_seconds=sum(one.seconds for one in decoded),
         )
 

@@ -12,7 +12,7 @@ _DEFAULT_STRIDE = 4.0
 
 
 class SamplingConfig(Config):
-    """How the frames of a clip lie in its row.
+    """How the frames of a clip lie in its row, and as what they are handed over.
 
     Dense clips (Carreira and Zisserman 2017, Feichtenhofer et al. 2019) are frames at one distance, from a random
     start; ``stride``, ``fps`` and ``duration`` are three ways to say that distance, of which one is given. The other
@@ -27,6 +27,10 @@ class SamplingConfig(Config):
     """dense: frames of a clip in a second of the video, at most the stored ones."""
     duration: float | None = Field(None, gt=0)
     """dense: seconds that a clip covers."""
+    start: Literal["any", "keyframe"] = "any"
+    """dense, in training: any frame, or, cheaper to decode, one that needs no other: of storage h264 every 16th."""
+    pixels: Literal["rgb", "yuv420"] = "rgb"
+    """yuv420: as they are decoded, and RGB only on the device: cheaper, half the bytes; not for storage raw."""
 
     @model_validator(mode="after")
     def _one_distance(self) -> "SamplingConfig":
@@ -37,6 +41,8 @@ class SamplingConfig(Config):
             raise ValueError(
                 f"{given[0]} has no meaning for kind={self.kind}, which spreads over the row; set it to none"
             )
+        if self.start != "any" and self.kind != "dense":
+            raise ValueError(f"start={self.start} has no meaning for kind={self.kind}, which spreads over the row")
         return self
 
     def _distances(self) -> dict[str, float | None]:
@@ -73,6 +79,8 @@ def sample(row: ClipRow, rng: np.random.Generator, frames: int, config: Sampling
     span = _span(row, frames, config)
     last = row.num_frames - 1
     start = rng.uniform(0, last - span + 1) if last > span else 0.0
+    if config.start == "keyframe" and (fitting := [key for key in row.keyframes or () if key <= last - span]):
+        start = float(rng.choice(fitting))
     return _spread(row, start, span, frames)
 
 
