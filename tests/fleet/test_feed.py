@@ -87,13 +87,20 @@ def test_actors_for_which_there_is_no_room_are_refused():
         DecodeActors(3, start_s=5)
 
 
-def test_datasets_follow_one_another_without_a_seam(order, monkeypatch):
+@pytest.mark.parametrize("limit", ["rows", "bytes"])
+def test_datasets_follow_one_another_without_a_seam(order, monkeypatch, limit):
     from marey.fleet import feed as module
 
     monkeypatch.setattr(module, "ROWS_PER_TASK", 2)
-    monkeypatch.setattr(module, "ROWS_PER_DATASET", 4)
-    expected = list(loader.feed(order, 2, 6))
-    assert all(same(one, other) for one, other in zip(module.feed(order, 2, 6, 0, 1), expected, strict=True))
+    if limit == "rows":
+        monkeypatch.setattr(module, "ROWS_PER_DATASET", 4)
+    else:
+        monkeypatch.setattr(module, "BYTES_PER_DATASET", int(4.5 * order.table.bytes_per_row()))
+    read, passes = module._read, []
+    monkeypatch.setattr(module, "_read", lambda order, chunk: passes.append(len(chunk)) or read(order, chunk))
+    expected = list(loader.feed(order, 2, 4))
+    assert all(same(one, other) for one, other in zip(module.feed(order, 2, 4, 0, 1), expected, strict=True))
+    assert passes == [1, 2, 2, 2, 1]
 
 
 def test_an_error_of_reading_reaches_the_trainer_with_the_file(order, tmp_path, monkeypatch):

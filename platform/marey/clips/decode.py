@@ -72,14 +72,18 @@ def read_frames(row: ClipRow, indices: Sequence[int]) -> Pixels:
 
 
 def read_planes(row: ClipRow, indices: Sequence[int]) -> Planes:
-    """The same frames as YUV 4:2:0, which spares the conversion; not of storage "raw", which holds RGB.
+    """The same frames as YUV 4:2:0, which spares a conversion where they are stored so.
 
-    Frames of another layout are converted to it. Raises `ClipError` as `read_frames`.
+    Frames of another layout, and storage "raw", are converted to it. Raises `ClipError` as `read_frames`.
     """
-    assert row.storage != "raw", "Pipeline.check refuses such a table"
     wanted, slots = _slots(row, indices)
     out = Planes.empty(len(wanted), row.height, row.width)
-    _read(row, wanted, out.put)
+    if row.storage == "raw":
+        pixels = _pixels(row)
+        for slot, index in enumerate(wanted):
+            out.put(slot, VideoFrame.from_ndarray(pixels[index], format="rgb24"))
+    else:
+        _read(row, wanted, out.put)
     return out if slots == list(range(len(wanted))) else out[slots]
 
 

@@ -59,14 +59,8 @@ class Pipeline:
                 f"jobs/prepare_clips.py videos=... table=... clips.short_side={self.crop}"
             )
         self._check_rate(table)
-        if self.sampling.pixels == "yuv420":
-            self._check_planes(table)
-
-    def _check_planes(self, table: ClipTable) -> None:
-        if self.crop % 2:
+        if self.sampling.pixels == "yuv420" and self.crop % 2:
             raise ClipError(f"clips.pixels=yuv420 needs an even backbone.crop, not {self.crop}; or clips.pixels=rgb")
-        if table.settings["storage"] == "raw":
-            raise ClipError(f"clip table {table.path}: is stored as RGB (clips.storage=raw); give clips.pixels=rgb")
 
     def _check_rate(self, table: ClipTable) -> None:
         wanted = self.sampling.fps

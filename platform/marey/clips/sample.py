@@ -30,7 +30,7 @@ class SamplingConfig(Config):
     start: Literal["any", "keyframe"] = "any"
     """dense, in training: any frame, or, cheaper to decode, one that needs no other: of storage h264 every 16th."""
     pixels: Literal["rgb", "yuv420"] = "rgb"
-    """yuv420: as they are decoded, and RGB only on the device: cheaper, half the bytes; not for storage raw."""
+    """yuv420: as they are decoded, and RGB only on the device: cheaper, and half the bytes."""
 
     @model_validator(mode="after")
     def _one_distance(self) -> "SamplingConfig":

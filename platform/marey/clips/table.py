@@ -195,6 +195,10 @@ class ClipTable:
         """The whole table, and the numbers that these rows have in it: smaller to send than a selection."""
         return type(self)(self.path, self.manifest), [self._number(row) for row in rows]
 
+    def bytes_per_row(self) -> float:
+        """Mean over the whole table, all columns together, as its files hold them."""
+        return sum(part.bytes for part in self.manifest.files) / max(1, self.manifest.rows)
+
     def sections(self, rows: np.ndarray) -> np.ndarray:
         """Which of the tables that were joined (`marey.clips.mixture`) each of ``rows`` is of, int64 [n]: this one."""
         return np.zeros(len(rows), np.int64)

@@ -21,7 +21,8 @@ from marey.clips.loader import FeedOrder, decoded, distinct_rows
 from marey.clips.row import ClipRow, from_arrow
 
 ROWS_PER_TASK = 64  # about; a read task covers whole forward passes
-ROWS_PER_DATASET = 512  # about; a worker holds two datasets' rows, encoded
+ROWS_PER_DATASET = 512  # about, and fewer where they are large: starting a dataset takes a quarter of a second
+BYTES_PER_DATASET = 128 << 20  # about; a worker holds two datasets' rows, encoded
 
 
 class PlanSource(Datasource):
@@ -78,7 +79,8 @@ def _rows(order: FeedOrder, passes: Iterator[list[int]]) -> Iterator[ClipRow]:
     A dataset that is left waiting for its consumer keeps its executor's thread spinning, and with it the trainer's
     interpreter lock (Ray 2.60): training on two cores took twice as long.
     """
-    sizes = chain([1], repeat(max(1, ROWS_PER_DATASET // order.micro_batch)))
+    rows = min(ROWS_PER_DATASET, int(BYTES_PER_DATASET / max(1.0, order.table.bytes_per_row())))
+    sizes = chain([1], repeat(max(1, rows // order.micro_batch)))
     chunks = takewhile(bool, (list(islice(passes, size)) for size in sizes))
     with ThreadPoolExecutor(1, thread_name_prefix="rows") as reader:
         upcoming = deque(reader.submit(_read, order, chunk) for chunk in islice(chunks, 1))
