@@ -13,8 +13,8 @@ def grey(clip: Tensor) -> Tensor:
     """Luma [B, 1, T, H, W]; the mean of the channels where they are not RGB."""
     if clip.shape[1] != 3:
         return clip.mean(1, keepdim=True)
-    weights = torch.tensor(LUMA, device=clip.device, dtype=clip.dtype).view(1, 3, 1, 1, 1)
-    return (clip * weights).sum(1, keepdim=True)
+    red, green, blue = (weight * channel for weight, channel in zip(LUMA, clip.split(1, 1), strict=True))
+    return red + green + blue
 
 
 def blend(other: Tensor, clip: Tensor, level: Tensor) -> Tensor:

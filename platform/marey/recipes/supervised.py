@@ -83,7 +83,7 @@ class Supervised(Recipe):
         if config.randaugment.ops:
             keys = batch.key.tolist()
             draws = [randaugment.draw(config.randaugment, rng_of(key, RANDAUGMENT_STREAM)) for key in keys]
-            clip = randaugment.apply(clip.float(), draws)
+            clip = randaugment.apply(clip, draws)
         clip = jitter(clip if config.jitter.is_off else clip.float(), batch.key, config.jitter)
         return erase.erase(normalise(clip), batch.key, config.erase)
 
