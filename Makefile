@@ -8,7 +8,7 @@ SOURCES := PYTHONPATH=platform
 help:
 	@echo "make demo   train on real videos and show the result (VIDEOS=DIR for your own); about 7 minutes"
 	@echo "make learn  prepare, pre-train, fine-tune, evaluate small models (DATA=DIR, SEED=n); under an hour"
-	@echo "make bench-env  install the decoders and loaders that jobs/bench_decode.py and jobs/bench_ingest.py compare with"
+	@echo "make bench-env  install the decoders, loaders and augmentations that benches compare with"
 	@echo "make check  lint, types and the fast tests; under 5 minutes"
 	@echo "make test   everything that gates; under 30 minutes"
 	@echo "make soak   the long figures"
@@ -35,12 +35,14 @@ learn: env
 # Their own environment: some of them would replace the PyTorch that Marey runs with. torchcodec from 0.14 on is built for
 # CUDA alone, and needs FFmpeg's libraries on the machine. The loaders go in without what they declare: torchvision, which
 # may bring another PyTorch, and the clients of every cloud. What they import to read local files is listed instead.
+# torchvision goes in likewise, in the version that belongs to the PyTorch that is there: 0.28 to 2.13.
 bench-env:
 	@$(PYTHON) -m venv .bench
 	@.bench/bin/python -m pip install --quiet "torch>=2.11,<2.14" "torchcodec<0.14" decord "numpy<2.2" "av>=16,<20" "pyarrow>=20,<27" \
 		boto3 braceexpand brotli catalogue filelock lightning-utilities obstore packaging pillow python-snappy pyyaml requests tifffile \
 		tqdm "transformers>=4.21,<5" "xxhash<4" "zstd<2"
-	@.bench/bin/python -m pip install --quiet --no-deps "webdataset<2" "litdata<0.3" "mosaicml-streaming<0.14"
+	@.bench/bin/python -m pip install --quiet --no-deps "webdataset<2" "litdata<0.3" "mosaicml-streaming<0.14" \
+		"torchvision==0.$$(.bench/bin/python -c 'import torch; print(int(torch.__version__.split(".")[1]) + 15)').*"
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,35 +1,12 @@
 """RandAugment's operations as Pillow does them, one after another, each on one picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
-AFFINE = {"resample": Image.Resampling.BILINEAR, "fillcolor": (128, 128, 128)}
-
-
-def affine(image: Image.Image, *numbers: float) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, numbers, **AFFINE)
-
-
-OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "autocontrast": lambda image, level: ImageOps.autocontrast(image),
-    "equalize": lambda image, level: ImageOps.equalize(image),
-    "invert": lambda image, level: ImageOps.invert(image),
-    "posterize": lambda image, level: ImageOps.posterize(image, int(level)),
-    "solarize": lambda image, level: ImageOps.solarize(image, level),
-    "solarize_add": lambda image, level: image.point(lambda value: min(255, value + level) if value < 128 else value),
-    "color": lambda image, level: ImageEnhance.Color(image).enhance(level),
-    "contrast": lambda image, level: ImageEnhance.Contrast(image).enhance(level),
-    "brightness": lambda image, level: ImageEnhance.Brightness(image).enhance(level),
-    "sharpness": lambda image, level: ImageEnhance.Sharpness(image).enhance(level),
-    "rotate": lambda image, level: image.rotate(level, **AFFINE),
-    "translate_x": lambda image, level: affine(image, 1, 0, level * image.width, 0, 1, 0),
-    "translate_y": lambda image, level: affine(image, 1, 0, 0, 0, 1, level * image.height),
-    "shear_x": lambda image, level: affine(image, 1, level, -level * image.height / 2, 0, 1, 0),
-    "shear_y": lambda image, level: affine(image, 1, 0, 0, level, 1, -level * image.width / 2),
-}
+from marey.bench.augment_pillow import OPERATIONS
 
 
 def in_turn(picture: Image.Image, operations: Sequence[tuple[str, float]]) -> np.ndarray:

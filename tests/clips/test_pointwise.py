@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clips.pillow_peer import OPERATIONS, as_clip, smooth_picture
+from clips.pillow_peer import as_clip, smooth_picture
+from marey.bench.augment_pillow import OPERATIONS
 from marey.clips.pointwise import FIXED, MEASURED, look_up, to_bytes
 
 RAMP = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from clips.pillow_peer import OPERATIONS, as_clip, in_turn, smooth_picture
+from clips.pillow_peer import as_clip, in_turn, smooth_picture
+from marey.bench.augment_pillow import OPERATIONS
 from marey.clips.plan import rng_of
 from marey.clips.pointwise import FIXED, MEASURED
 from marey.clips.randaugment import LEVELS, Operation, RandAugmentConfig, apply, draw

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from marey.clips.plan import ERASE_STREAM, rng_of
+from marey.clips.transfer import send
 from marey.config import Config
 
 _Share = Annotated[float, Field(gt=0, le=1)]
@@ -45,8 +45,8 @@ def erase(
         rng = rng_of(key, ERASE_STREAM)
         if rng.random() < config.probability and (box := _box(config, height, width, rng)):
             top, left, h, w = box
-            noise = torch.from_numpy(rng.standard_normal((channels, frames, h, w), np.float32))
-            clip[place, :, :, top : top + h, left : left + w] = noise.to(clip.device, clip.dtype)
+            noise = send(rng.standard_normal((channels, frames, h, w), np.float32), clip.device)
+            clip[place, :, :, top : top + h, left : left + w] = noise
     return clip
 
 

@@ -11,8 +11,10 @@ STD = (0.229, 0.224, 0.225)
 def normalise(clip: Tensor) -> Float[Tensor, "b c *size"]:
     """Pixels 0..255 [B, 3, ...], uint8 or float, to float32: (x / 255 - mean) / std in each channel."""
     mean, std = _statistics(clip, 1)
-    # One multiply and one add, from uint8 straight to the result.
-    return (clip * (1 / (255 * std))).sub_(mean / std)
+    # Floats first, one channel after the other, then one product and one difference in place: on processors a product
+    # of bytes and floats takes ten times as long.
+    pixels = clip.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return pixels.mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def denormalise(pixels: Float[Tensor, "*size"], channel: int = 1) -> Float[Tensor, "*size"]:
