@@ -37,10 +37,11 @@ from marey.bench import augment_peers, report, words
 from marey.bench.augment_peers import quarters
 from marey.bench.decode import film
 from marey.bench.machine import cpu_name
-from marey.clips import randaugment
+from marey.clips import operations, randaugment
 from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box, draw_flip
+from marey.clips.operations import Operation
 from marey.clips.plan import FLIP_STREAM, RANDAUGMENT_STREAM, rng_of
-from marey.clips.randaugment import Operation, RandAugmentConfig
+from marey.clips.randaugment import RandAugmentConfig
 from marey.config import Config
 from marey.errors import ConfigError
 from marey.nn.pixels import MEAN, STD, normalise
@@ -115,7 +116,7 @@ class Film:
     def whole(self, drawn: Drawn) -> Tensor:
         """With what `marey.recipes.supervised` does on the device: float32 [C, T, crop, crop]."""
         clip = self.cut(drawn).permute(3, 0, 1, 2).unsqueeze(0)
-        return normalise(randaugment.apply(clip, [drawn.operations]) if self.ops else clip)[0]
+        return normalise(operations.apply(clip, [drawn.operations]) if self.ops else clip)[0]
 
 
 Means = list[list[float]]

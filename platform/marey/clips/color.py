@@ -1,4 +1,4 @@
-"""Colours of clips, batched on any device: the blends that RandAugment and colour jitter are made of.
+"""Colours of clips, batched on any device: what RandAugment and colour jitter do to them.
 
 Pixels are floats 0..255, [B, C, T, H, W]; a level is a tensor that broadcasts against them, and 1 changes nothing.
 """
@@ -20,21 +20,6 @@ def grey(clip: Tensor) -> Tensor:
 def blend(other: Tensor, clip: Tensor, level: Tensor) -> Tensor:
     """``other`` at level 0, the clip at 1, and on beyond."""
     return (other + level * (clip - other)).clamp(0, 255)
-
-
-def brightness(clip: Tensor, level: Tensor) -> Tensor:
-    """Against black."""
-    return (clip * level).clamp(0, 255)
-
-
-def contrast(clip: Tensor, level: Tensor) -> Tensor:
-    """Against the mean grey of each frame."""
-    return blend(grey(clip).mean((1, -2, -1), keepdim=True), clip, level)
-
-
-def saturation(clip: Tensor, level: Tensor) -> Tensor:
-    """Against grey."""
-    return blend(grey(clip).expand_as(clip), clip, level)
 
 
 def hue(clip: Tensor, turn: Tensor) -> Tensor:

@@ -36,11 +36,13 @@ class EraseConfig(Config):
 def erase(
     clip: Float[Tensor, "b c t h w"], keys: Int64[Tensor, " b"], config: EraseConfig
 ) -> Float[Tensor, "b c t h w"]:
-    """Normalised clips, some with a box of standard normal noise, drawn for each pixel; ``keys`` on the CPU."""
+    """Normalised clips, some with a box of standard normal noise, drawn for each pixel: changed in place.
+
+    ``keys`` on the CPU.
+    """
     if config.probability == 0:
         return clip
     _, channels, frames, height, width = clip.shape
-    clip = clip.clone()
     for place, key in enumerate(keys.tolist()):
         rng = rng_of(key, ERASE_STREAM)
         if rng.random() < config.probability and (box := _box(config, height, width, rng)):

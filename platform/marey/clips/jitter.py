@@ -1,13 +1,11 @@
 """Colour jitter (Krizhevsky et al. 2012, as MoCo and SlowFast train): one draw for all frames of a clip."""
 
-from collections.abc import Callable
-
-import torch
-from jaxtyping import Float, Int64
+import numpy as np
+from jaxtyping import Int64, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from marey.clips import color
+from marey.clips.operations import Operation, apply
 from marey.clips.plan import JITTER_STREAM, rng_of
 from marey.config import Config
 
@@ -32,33 +30,27 @@ class JitterConfig(Config):
         return not (self.brightness or self.contrast or self.saturation or self.hue or self.grey)
 
 
-_OPERATIONS: tuple[tuple[str, Callable[[Tensor, Tensor], Tensor]], ...] = (
-    ("brightness", color.brightness),
-    ("contrast", color.contrast),
-    ("saturation", color.saturation),
-    ("hue", color.hue),
-)
-
-
 def jitter(
-    clip: Float[Tensor, "b c t h w"], keys: Int64[Tensor, " b"], config: JitterConfig
-) -> Float[Tensor, "b c t h w"]:
+    clip: UInt8[Tensor, "b c t h w"], keys: Int64[Tensor, " b"], config: JitterConfig
+) -> UInt8[Tensor, "b c t h w"]:
     """Pixels 0..255 with brightness, contrast, saturation and hue moved, in an order of each clip's own.
 
     ``keys`` on the CPU.
     """
     if config.is_off:
         return clip
-    return torch.cat([_one(clip[place : place + 1], key, config) for place, key in enumerate(keys.tolist())])
+    return apply(clip, [draw(config, rng_of(key, JITTER_STREAM)) for key in keys.tolist()])
 
 
-def _one(clip: Tensor, key: int, config: JitterConfig) -> Tensor:
-    rng = rng_of(key, JITTER_STREAM)
-    moves = {name: rng.uniform(-1, 1) * getattr(config, name) for name, _ in _OPERATIONS}
+def draw(config: JitterConfig, rng: np.random.Generator) -> tuple[Operation, ...]:
+    """The operations of one clip, in the order in which they are applied."""
+    moves = [
+        Operation("brightness", 1 + rng.uniform(-1, 1) * config.brightness),
+        Operation("contrast", 1 + rng.uniform(-1, 1) * config.contrast),
+        Operation("color", 1 + rng.uniform(-1, 1) * config.saturation),
+        Operation("hue", rng.uniform(-1, 1) * config.hue),
+    ]
     turns_grey = rng.random() < config.grey
-    for place in rng.permutation(len(_OPERATIONS)):
-        name, operation = _OPERATIONS[place]
-        if moves[name]:
-            level = moves[name] if name == "hue" else 1 + moves[name]
-            clip = operation(clip, torch.full((1, 1, 1, 1, 1), level, device=clip.device, dtype=clip.dtype))
-    return color.grey(clip).expand_as(clip) if turns_grey else clip
+    order = [moves[place] for place in rng.permutation(len(moves))]
+    moving = [one for one in order if one.level != (0 if one.name == "hue" else 1)]
+    return (*moving, Operation("grey", 0)) if turns_grey else tuple(moving)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from marey.backbones.base import BackboneConfig, Classifier
-from marey.clips import erase, mix, randaugment
+from marey.clips import erase, mix, operations, randaugment
 from marey.clips.batch import Batch
 from marey.clips.erase import EraseConfig
 from marey.clips.jitter import JitterConfig, jitter
@@ -83,8 +83,8 @@ class Supervised(Recipe):
         if config.randaugment.ops:
             keys = batch.key.tolist()
             draws = [randaugment.draw(config.randaugment, rng_of(key, RANDAUGMENT_STREAM)) for key in keys]
-            clip = randaugment.apply(clip, draws)
-        clip = jitter(clip if config.jitter.is_off else clip.float(), batch.key, config.jitter)
+            clip = operations.apply(clip, draws)
+        clip = jitter(clip, batch.key, config.jitter)
         return erase.erase(normalise(clip), batch.key, config.erase)
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
