@@ -63,10 +63,10 @@ def _places(runs: Sequence[Sequence[tuple[str, float]]], height: int, width: int
     ys = torch.linspace(-edges[1], edges[1], height, device=device)[:, None]
     (ax, bx, cx), (ay, by, cy) = (numbers[row].unbind(2) for row in range(2))
     x, y = ax * xs + (bx * ys + cx), ay * xs + (by * ys + cy)
-    inside = ((x.abs() <= 1) & (y.abs() <= 1)).all(1)
+    outside = _FAR * torch.maximum(x.abs(), y.abs()).amax(1).gt(1).float()
     # Within half a pixel of the edge there is no neighbour to interpolate with.
     places = [axis[:, -1].clamp(-edge, edge) for axis, edge in zip((x, y), edges, strict=True)]
-    return torch.stack([place.where(inside, _FAR) for place in places], -1)
+    return torch.stack([place + outside for place in places], -1)
 
 
 def _chain(run: Sequence[tuple[str, float]], aspect: float, longest: int) -> np.ndarray:
