@@ -53,7 +53,7 @@ def warp(clip: UInt8[Tensor, "b c t h w"], runs: Sequence[Sequence[tuple[str, fl
 
 
 def _places(runs: Sequence[Sequence[tuple[str, float]]], height: int, width: int, device: torch.device) -> Tensor:
-    """Where each pixel comes from, float32 [B, H, W, 2] as (x, y) from -1 to 1; `_FAR` where from outside the frame."""
+    """Where each pixel comes from, float32 [B, H, W, 2] as (x, y) from -1 to 1; far off if from outside."""
     longest = max(map(len, runs))
     chains = np.stack([_chain(run, height / width, longest) for run in runs]).astype(np.float32)
     # Sums of products, not matrix products, which autocast and TF32 would round to a few bits.
