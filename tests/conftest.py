@@ -14,6 +14,8 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Otherwise a cluster of two CPUs ends all idle processes after a second, and every task starts one anew.
+os.environ.setdefault("RAY_num_workers_soft_limit", "6")
 
 # Ray reads these when it is first used in a process, and then no more: they must be there from the start.
 TOKEN = Path(tempfile.mkdtemp(prefix="marey-token-")) / "token"

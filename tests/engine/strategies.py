@@ -1,4 +1,4 @@
-"""Run by `test_strategies` in one or two processes: the same steps under every strategy, from every saved state."""
+"""Run by `test_strategies` in one or two processes: the same steps under every strategy, and from what others saved."""
 
 import json
 import sys
@@ -14,11 +14,13 @@ from marey.engine.strategy import EngineConfig, Strategy, build
 from marey.engine.train_state import TrainState
 from marey.recipes.masked import MaskedConfig
 from marey.recipes.supervised import SupervisedConfig
+from submitting import until
 from worker_group import join
 
 STEPS, SAVED_AT = 20, 12
 BATCH, PASSES = 8, 2
 KINDS = [("torch", 1), ("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3)]
+OF_TWO = ("deepspeed3x2", "deepspeed2x2", "deepspeed0x2")  # what two workers save in three ways is taken up by any
 TINY = {"frames": 4, "crop": 32, "depth": 2, "width": 48, "decoder_width": 48, "decoder_depth": 1, "drop_path": 0.2}
 
 
@@ -121,16 +123,26 @@ def steps(strategy: Strategy, first: int, last: int) -> list[list[float]]:
 
 
 def write_state(path: Path, state: TrainState) -> None:
-    torch.save({"weights": state.weights, "moments": state.moments, "steps": state.optimizer_steps}, path)
+    """Under its name once it is whole: workers of another group may wait for it."""
+    written = path.with_suffix(".writing")
+    torch.save({"weights": state.weights, "moments": state.moments, "steps": state.optimizer_steps}, written)
+    written.rename(path)
 
 
 def read_state(path: Path) -> TrainState:
+    until(path.exists)
     held = torch.load(path, weights_only=True)
     return TrainState(held["weights"], held["moments"], held["steps"])
 
 
+def crossings(world: int) -> list[tuple[str, str, int]]:
+    """Saved states, and the strategies that take them up: those of two workers all, one worker's own ZeRO-3."""
+    own = [(f"{kind}{zero}x1", "deepspeed", 3) for kind, zero in KINDS] if world == 1 else []
+    return [(saved, kind, zero) for saved in OF_TWO for kind, zero in KINDS] + own
+
+
 def main(folder: Path) -> None:
-    """Every strategy from the start, saving at `SAVED_AT`; then from every state that lies in the folder."""
+    """Every strategy from the start, saving at `SAVED_AT`; then the others; then what goes on from saved states."""
     world = distributed.get_world_size()
     told: dict[str, list[list[float]]] = {}
     for kind, zero in KINDS:
@@ -140,14 +152,12 @@ def main(folder: Path) -> None:
         told[f"{kind}{zero}x{world}"] = early + steps(strategy, SAVED_AT, STEPS)
         if strategy.rank == 0:
             write_state(folder / f"{kind}{zero}x{world}.pt", state)
-    distributed.barrier()
-    for saved in sorted(folder.glob("*.pt")):
-        for kind, zero in KINDS:
-            strategy = fresh(kind, zero)
-            strategy.load(read_state(saved))
-            told[f"{saved.stem} as {kind}{zero}x{world}"] = steps(strategy, SAVED_AT, STEPS)
     told |= fine_tuning(world)
     told |= {f"synchronised {kind}{zero}x{world}": synchronised(kind, zero) for kind, zero in KINDS}
+    for saved, kind, zero in crossings(world):
+        strategy = fresh(kind, zero)
+        strategy.load(read_state(folder / f"{saved}.pt"))
+        told[f"{saved} as {kind}{zero}x{world}"] = steps(strategy, SAVED_AT, STEPS)
     if distributed.get_rank() == 0:
         (folder / f"told{world}.json").write_text(json.dumps(told))
 

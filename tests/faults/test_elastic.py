@@ -18,6 +18,8 @@ from tiny_training import elastic, run
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_memory_monitor_refresh_ms": "0",
     "RAY_raylet_start_wait_time_s": "240", "OMP_NUM_THREADS": "1",
+    # Nodes of one CPU keep one idle process: every task that reads would start one of its own.
+    "RAY_num_workers_soft_limit": "4",
     "PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT / "tests")]),
 }  # fmt: skip
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from faulty import FAULTS, FaultyConfig
+import worker_group
+from faults import faulty_run
+from faults.faulty_run import PASSES, WORLD, first_sample, sound
+from faulty import FAULTS
 from marey.engine.checkpoint import steps
 from marey.experiment import assemble
 from marey.fleet import train
@@ -17,35 +20,19 @@ from marey.fleet.tracker import RemoteTracker
 from marey.tracking.base import RunDescription
 from marey.tracking.journal import read_points
 from marey.tracking.jsonl import JsonlTracker
-from tiny_training import tiny
-
-WORLD, EVERY = 2, 4
-PASSES = 30.0  # of six rows with two samples each, eight to a step: 45 steps
 
 
-def training(directory: Path, passes: float = PASSES):
-    settings = tiny()
-    fleet = settings.fleet.replace(workers=WORLD, cpus_per_worker=0.5, hang_seconds=5.0, max_failures=2)
-    checkpoint = settings.checkpoint.replace(every=EVERY, keep_last=2)
-    return settings.replace(results=directory, fleet=fleet, checkpoint=checkpoint, epochs=passes)
-
-
-def first_sample(table, step: int, rank: int, passes: float) -> int:
-    """The key by which a worker's pass is known."""
-    order = assemble.feed_order(training(Path("/unused"), passes), table, WORLD)
-    return order.plan.slice(step, order.batch, rank, WORLD)[0].key
+def unbroken(table, directory: Path, passes: float = PASSES) -> dict[int, float]:
+    """Train without faults, and without Ray; the losses by step."""
+    worker_group.run(Path(faulty_run.__file__), WORLD, directory, table.path, passes)
+    return losses(table, directory, passes)
 
 
 def go(table, directory: Path, faults: dict[str, str], passes: float = PASSES) -> dict[int, float]:
     """Train under Ray with these faults; the losses by step."""
-    marks, saved = directory / "marks", directory / "run" / "checkpoints"
+    marks = directory / "marks"
     marks.mkdir(parents=True)
-    settings = training(directory, passes)
-    total = assemble.total_steps(settings, table)
-    poison = first_sample(table, total - 2, 1, passes)
-    recipe = FaultyConfig(mask_ratio=0.75, faults=faults, marks=str(marks), checkpoints=str(saved), poison=poison)
-    bad_steps = {"not_finite": "rollback" if faults else "skip"}
-    settings = settings.replace(recipe=recipe, bad_steps=bad_steps)
+    settings = faulty_run.faulty(table, directory, faults, passes)
     shares, _ = train.plan_shares(settings)
     tracker = RemoteTracker(JsonlTracker())
     tracker.start(RunDescription("run", directory / "run"))
@@ -53,8 +40,14 @@ def go(table, directory: Path, faults: dict[str, str], passes: float = PASSES) -
     tracker.end("finished")
     happened = {mark.name for mark in marks.iterdir()}
     assert happened == {f"{fault}-{key}" for key, fault in faults.items()}, "each fault has happened"
-    losses = ((point.step, point.values.get("train/loss")) for point in read_points(directory / "run"))
-    points = [(step, loss) for step, loss in losses if loss is not None]
+    return losses(table, directory, passes)
+
+
+def losses(table, directory: Path, passes: float) -> dict[int, float]:
+    """Of a run that is at its end, by step."""
+    found = ((point.step, point.values.get("train/loss")) for point in read_points(directory / "run"))
+    points = [(step, loss) for step, loss in found if loss is not None]
+    total = assemble.total_steps(sound(directory, passes), table)
     good = [step for step in range(1, total + 1) if step != total - 1]
     assert [step for step, _ in points] == good, "no gaps but the bad batch, nothing doubled"
     return dict(points)
@@ -62,7 +55,7 @@ def go(table, directory: Path, faults: dict[str, str], passes: float = PASSES) -
 
 def placed(table, names: list[str], seed: int, passes: float = PASSES) -> dict[str, str]:
     """The faults one after the other, each at a random step of its share of the run, at a random rank."""
-    settings, draw = training(Path("/unused"), passes), random.Random(seed)
+    settings, draw = sound(Path("/unused"), passes), random.Random(seed)
     span = (assemble.total_steps(settings, table) - 2) // len(names)
     found = {}
     for place, name in enumerate(names):
@@ -83,7 +76,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def check(table, directory: Path, seeds: range) -> None:
-    whole = go(table, directory / "unbroken", {})
+    whole = unbroken(table, directory / "unbroken")
     for seed in seeds:
         place = directory / str(seed)
         others = sorted(FAULTS.keys() - {"kill_in_save"})
@@ -115,7 +108,7 @@ def test_every_fault_with_other_seeds(ray_cluster, table, tmp_path):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_twenty_kills_in_three_hundred_steps(ray_cluster, table, tmp_path, seed):
     passes = 200.0
-    whole = go(table, tmp_path / "unbroken", {}, passes)
+    whole = unbroken(table, tmp_path / "unbroken", passes)
     assert len(whole) == 300 - 1, "all but the bad one"
     draw = random.Random(seed)
     names = [draw.choice(("kill", "kill", "kill_in_save")) for _ in range(20)]

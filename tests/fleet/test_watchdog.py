@@ -4,13 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from marey.engine.events import Clock, Started
 from marey.fleet.desk import Beat, Heard, Place, judge
-from marey.fleet.watchdog import _on_host, _shortened, _started, _state, dump
+from marey.fleet.watchdog import Pulse, _on_host, _shortened, _started, _state, dump
 from submitting import until
 
 PLACE = Place("node", 1, 2, Path("stacks"))
@@ -54,11 +58,12 @@ held()
 """
 
 
-@pytest.fixture
-def child(tmp_path):
+@contextmanager
+def started(folder: Path) -> Iterator[Place]:
+    """A process that holds its lock."""
     sources = str(Path(__file__).parents[2] / "platform")
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path)],
+        [sys.executable, "-c", CHILD, str(folder)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": sources},
@@ -67,6 +72,12 @@ def child(tmp_path):
     yield Place("node", process.pid, _started(process.pid), stacks)
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def child(tmp_path):
+    with started(tmp_path) as place:
+        yield place
 
 
 def test_stacks_of_a_held_lock_and_of_a_stopped_process(child):
@@ -80,6 +91,35 @@ def test_stacks_of_a_held_lock_and_of_a_stopped_process(child):
     other = replace(beat, rank=1, place=replace(child, started=child.started + 1))  # its number came again
     assert set(_on_host([beat, other], "kill")) == {0}
     assert os.waitpid(child.pid, 0)[1] == signal.SIGKILL
+
+
+def test_one_that_is_stopped_is_looked_at_last(child, tmp_path):
+    with started(tmp_path) as other:
+        os.kill(child.pid, signal.SIGSTOP)
+        until(lambda: _state(child.pid) == "stopped", 30)
+        beats = [replace(BEAT, place=child), replace(BEAT, rank=1, place=other)]
+        assert list(_on_host(beats, "dump")) == [1, 0]
+
+
+class Desk:
+    """Remembers the beats that it is told of; as an actor is, it is its own methods' ``remote``."""
+
+    def __init__(self) -> None:
+        self.beats: list[Beat] = []
+        self.beat = SimpleNamespace(remote=self.beats.append)
+        self.leave = SimpleNamespace(remote=lambda group, rank: None)
+
+
+def test_a_worker_is_heard_of_before_its_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("marey.fleet.watchdog.BEAT_SECONDS", 600.0)
+    context = SimpleNamespace(get_node_id=lambda: "node")
+    monkeypatch.setattr("marey.fleet.watchdog.ray.get_runtime_context", lambda: context)
+    desk = Desk()
+    with Pulse(desk, 1.0, 0, tmp_path) as pulse:
+        pulse.on(Started(Clock(0, 9, 8, 8), None, SimpleNamespace(shared=dict)))
+        until(lambda: desk.beats, 30)
+    [beat] = desk.beats
+    assert (beat.rank, beat.step, beat.doing, beat.place.pid) == (0, 0, "first step", os.getpid())
 
 
 def test_threads_of_others_are_left_out_of_the_log():

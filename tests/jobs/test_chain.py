@@ -2,9 +2,11 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from marey.config import override
+from marey.launch import score
 from submitting import ROOT, checkpoints, history, mlflow_runs, run_script, submit, until, without_marey
 from submitting import SMALL as PRETRAIN
 
@@ -49,14 +53,35 @@ def test_fine_tuning_validates_keeps_the_best_and_draws_what_was_mistaken(finish
         assert list((finished / "runs/first/pictures" / key).glob("*.png"))
 
 
-def test_the_same_evaluation_at_one_two_and_three_workers_gives_the_same_scores(cluster, finished, labelled):
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """What is done about signals is afterwards what it was: a job takes them for itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("ray_cluster", "handlers")
+def test_the_same_evaluation_at_one_two_and_three_workers_gives_the_same_scores(
+    cluster, finished, labelled, monkeypatch, capfd
+):
+    """With one worker as a user submits it; the others without what a submission costs."""
+    monkeypatch.syspath_prepend(ROOT / "jobs")
+    job = runpy.run_path(str(ROOT / "jobs/evaluate.py"))["evaluation"]
     found = []
     for workers in (1, 2, 3):
         words = ["model=first", f"results={finished}", f"fleet.workers={workers}", f"name=w{workers}"]
-        more = ["views.temporal=2", "views.spatial=3", "batch=5", "fleet.cpus_per_worker=0.5"]
-        ended = submit(cluster, "python", "jobs/evaluate.py", *words, *more)
-        assert ended.returncode == 0, ended.stdout
-        assert "95 % between" in ended.stdout
+        words += ["views.temporal=2", "views.spatial=3", "batch=5", "fleet.cpus_per_worker=0.5"]
+        if workers == 1:
+            ended = submit(cluster, "python", "jobs/evaluate.py", *words)
+            assert ended.returncode == 0, ended.stdout
+            told = ended.stdout
+        else:
+            score.evaluate(override(job, words))
+            told = capfd.readouterr().out
+        assert f"workers  {workers} × " in told
+        assert "95 % between" in told
         found.append(pq.read_table(finished / f"runs/first/evaluations/w{workers}/scores.parquet"))
     keys = list(
         zip(*(found[0][name].to_pylist() for name in ("source_id", "temporal_view", "spatial_view")), strict=True)
@@ -146,28 +171,21 @@ def test_a_run_starts_from_another_and_the_two_are_compared(finished, labelled):
     assert "batch" not in lines
 
 
-SEARCH = """
-search:
-  optim.base_lr: [0.03, 0.01, 1.0e30]
-  init: [null, no_such_run]
-"""
-
-
 def test_a_sweep_reports_failed_trials_and_its_best_runs_unchanged(cluster, labelled, tmp_path):
     space = tmp_path / "search.yaml"
-    space.write_text(SEARCH)
-    words = [f"@{space}", *SMALL[:-1], f"table={labelled.path}", f"results={tmp_path}", "fleet.workers=2", "epochs=2"]
-    words += ["optim.ema=none", "sweep.name=grid", "sweep.algorithm=grid"]
+    space.write_text("search:\n  optim.base_lr: [0.03, 0.01, 1.0e30]\n")
+    words = [f"@{space}", *SMALL[:-1], f"table={labelled.path}", f"results={tmp_path}", "fleet.workers=1", "epochs=2"]
+    words += ["optim.ema=none", "sweep.name=grid", "sweep.algorithm=grid", "sweep.concurrent=2"]
     ended = submit(cluster, "python", "jobs/tune.py", *words)
     assert ended.returncode == 0, ended.stdout
-    assert ended.stdout.count("failed") >= 4
-    assert "no_such_run: not a run" in ended.stdout
+    assert "trials   3, 2 at a time" in ended.stdout
+    assert ended.stdout.count("failed") >= 2  # when it does, and in the table
     assert "loss nan" in ended.stdout or "loss inf" in ended.stdout or "gradient norm" in ended.stdout
     runs = {one.info.run_name: one for one in mlflow_runs(tmp_path)}
     parent = runs.pop("grid")
     assert parent.info.status == "FINISHED"
     assert {one.data.tags["mlflow.parentRunId"] for one in runs.values()} == {parent.info.run_id}
-    assert sorted(one.info.status for one in runs.values()) == ["FAILED"] * 4 + ["FINISHED"] * 2
+    assert sorted(one.info.status for one in runs.values()) == ["FAILED", "FINISHED", "FINISHED"]
     best = tmp_path / "sweeps/grid/best.yaml"
     again = run_script(
         "jobs/finetune.py", f"@{best}", f"results={tmp_path}", "fleet.workers=0", "name=again", "epochs=1"
@@ -197,7 +215,11 @@ def test_a_sweep_without_a_result_fails(cluster, labelled, tmp_path):
     words = [f"@{space}", *SMALL[:-1], f"table={labelled.path}", f"results={tmp_path}"]
     ended = submit(cluster, "python", "jobs/tune.py", *words, "sweep.name=nothing", "sweep.algorithm=grid")
     assert ended.returncode == 1
+    assert "no_such_run: not a run" in ended.stdout
     assert "no trial gave a top1" in ended.stdout
+    runs = {one.info.run_name: one.info.status for one in mlflow_runs(tmp_path)}
+    assert runs.pop("nothing") == "FAILED"
+    assert list(runs.values()) == ["FAILED"]
 
 
 def test_a_killed_sweep_goes_on_without_repeating_what_is_finished(cluster, labelled, tmp_path):

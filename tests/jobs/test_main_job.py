@@ -1,9 +1,11 @@
 """The main job on a real cluster, submitted from an environment that has Marey's dependencies, and not Marey."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,20 @@ import pytest
 import torch
 
 from marey.tracking.journal import read_points
-from submitting import SMALL, checkpoints, history, mlflow_runs, run_script, submit, until, weights, without_marey
+from submitting import ROOT, SMALL, checkpoints, history, mlflow_runs, run_script, submit, until, weights, without_marey
 from videos import write_unusable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 JOB = "jobs/pretrain_videomae.py"
+
+# As `make demo` submits a job: Ctrl-C there stops the job too.
+CLIENT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored where the tests run in the background
+from types import SimpleNamespace
+from marey.launch.submit import submit
+submit(SimpleNamespace(environment=None), sys.argv[1:])
+"""
 
 
 def driver_of(run: str) -> int | None:
@@ -26,6 +37,20 @@ def driver_of(run: str) -> int | None:
         if f"name={run}" in words and JOB in words and "submit" not in words:
             return process.pid
     return None
+
+
+def stopped_by_ctrl_c(cluster: Any, words: list[str], trains: Callable[[], Any], folder: Path) -> str:
+    """Submit a job and, once it trains, stop it from there; the submission's name."""
+    environment = {**cluster.environment, "PYTHONPATH": str(ROOT / "platform")}
+    told = folder / "client.log"
+    with told.open("w") as log:
+        command = [sys.executable, "-c", CLIENT, *words]
+        client = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True, stdout=log)
+        until(lambda: trains() or client.poll() is not None)
+        assert client.poll() is None, "the client ended by itself"
+        os.kill(client.pid, signal.SIGINT)
+        client.wait(60)
+    return re.search(r"--submission-id (\S+)", told.read_text())[1]
 
 
 def processes(name: str) -> list[int]:
@@ -93,16 +118,15 @@ def test_stopped_killed_and_resumed_under_other_strategies_it_ends_as_the_unbrok
     assert unbroken.returncode == 0, unbroken.stderr
 
     rarely = [word for word in words if not word.startswith("checkpoint.every")] + ["checkpoint.every=1000"]
-    submit(cluster, "python", JOB, *rarely, "name=broken", "fleet.workers=2", name="stopped", wait=False)
-    until(lambda: list(read_points(tmp_path / "runs/broken")))
-    ray("job", "stop", "stopped", cluster=cluster)
+    trains = lambda: list(read_points(tmp_path / "runs/broken"))  # noqa: E731
+    submission = stopped_by_ctrl_c(cluster, [JOB, *rarely, "name=broken", "fleet.workers=2"], trains, tmp_path)
     assert driver_of("broken") is None
     status = {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}
     assert status == {"unbroken": "FINISHED", "broken": "KILLED"}
     [before] = checkpoints(tmp_path, "broken")  # of the step at which it was, and of no other
     last = checkpoints(tmp_path, "unbroken")[-1]
     assert before == max(point.step for point in read_points(tmp_path / "runs/broken")) < last
-    told = ray("job", "logs", "stopped", cluster=cluster)
+    told = ray("job", "logs", submission, cluster=cluster)
     assert f"stopped by SIGTERM at step {before} of {last}, which is saved; to go on:\nray job submit" in told
 
     zero3 = ["engine.strategy=deepspeed", "engine.zero=3", "fleet.workers=2"]

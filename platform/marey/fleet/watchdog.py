@@ -107,9 +107,11 @@ class Pulse:
         assert self.group is not None
         node = ray.get_runtime_context().get_node_id()
         place = Place(node, os.getpid(), _started(os.getpid()), Path(self.stacks.name))
-        while not self.ended.wait(BEAT_SECONDS):
+        while True:  # at once: of a worker that hangs before it was ever heard of nobody would know
             still = time.monotonic() - self.moved
             self.desk.beat.remote(Beat(self.group, self.rank, place, self.step, self.doing, still, self.limit))
+            if self.ended.wait(BEAT_SECONDS):
+                return
 
 
 @dataclass
@@ -185,7 +187,8 @@ def _on_host(beats: list[Beat], what: str) -> dict[int, str]:
     """For the workers among ``beats`` that still live here: their stacks (``dump``), or nothing once killed."""
     living = [one for one in beats if _started(one.place.pid) == one.place.started]
     found = {}
-    for one in living:
+    # One that is stopped last: while it is let go, the others may go on as well, and come to an end of their own.
+    for one in sorted(living, key=lambda one: _stopped(one.place.pid)):
         with suppress(ProcessLookupError, FileNotFoundError):  # gone meanwhile
             if what == "kill":
                 os.kill(one.place.pid, signal.SIGKILL)
@@ -223,6 +226,13 @@ def _state(pid: int) -> str:
     return {"T": "stopped", "t": "stopped", "D": "waiting for a device", "R": "running", "S": "waiting"}.get(
         letter, letter
     )
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        return _state(pid) == "stopped"
+    except OSError:
+        return False
 
 
 def _started(pid: int) -> int | None:
