@@ -118,8 +118,12 @@ def test_stopped_killed_and_resumed_under_other_strategies_it_ends_as_the_unbrok
     assert unbroken.returncode == 0, unbroken.stderr
 
     rarely = [word for word in words if not word.startswith("checkpoint.every")] + ["checkpoint.every=1000"]
-    trains = lambda: list(read_points(tmp_path / "runs/broken"))  # noqa: E731
-    submission = stopped_by_ctrl_c(cluster, [JOB, *rarely, "name=broken", "fleet.workers=2"], trains, tmp_path)
+    submission = stopped_by_ctrl_c(
+        cluster,
+        [JOB, *rarely, "name=broken", "fleet.workers=2"],
+        lambda: list(read_points(tmp_path / "runs/broken")),
+        tmp_path,
+    )
     assert driver_of("broken") is None
     status = {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}
     assert status == {"unbroken": "FINISHED", "broken": "KILLED"}
