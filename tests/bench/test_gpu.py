@@ -140,6 +140,7 @@ def test_other_models_are_not_explained():
         flop_parts.explain(configure("r3d_18"))
 
 
+@pytest.mark.slow
 def test_every_model_and_task_is_measured(narrow_models, tmp_path, capsys):
     lines = tmp_path / "gpu.jsonl"
     words = ["models=[videomae_v2_tiny,hiera_tiny]", "frames=4", "crop=96", "rounds=1", "steps=1", "device=cpu"]

@@ -9,6 +9,8 @@ from marey.clips.card import describe
 from marey.clips.card_page import page
 from marey.clips.looks import look
 
+pytestmark = pytest.mark.slow  # a table of 48 videos
+
 
 @pytest.fixture(scope="module")
 def looks(labelled):

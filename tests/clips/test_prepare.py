@@ -68,6 +68,7 @@ def test_preparing_again_does_nothing(videos: Path, tmp_path: Path, small_chunks
     assert files(tmp_path / "t") == before
 
 
+@pytest.mark.slow
 def test_isolated_or_not_the_table_is_the_same(videos: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     alone = prepare_all(find_sources(videos), FAST, tmp_path / "a", progress=seen.append)
