@@ -14,8 +14,6 @@ The peers' draws are not in their time. Results are checked: the quarters of eac
 as the rounding of each row allows. The goal is that Marey takes at most a quarter of either peer's time on the CPU.
 """
 
-import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -37,6 +35,7 @@ from marey.bench import augment_peers, report, words
 from marey.bench.augment_peers import quarters
 from marey.bench.decode import film
 from marey.bench.machine import cpu_name
+from marey.bench.peer_process import PYTHON, PeerProcess
 from marey.clips import operations, randaugment
 from marey.clips.augment import AugmentConfig, Box, apply_box, draw_box, draw_flip
 from marey.clips.operations import Operation
@@ -205,7 +204,7 @@ def all_on_cpu(film: Film, keys: Sequence[int]) -> tuple[float, Means | None]:
 
 def _peers(bench: AugmentBench, path: Path, console: Console, stack: ExitStack) -> list[Row]:
     """A row for each peer that is there; says what is missing."""
-    python = bench.peers or Path(__file__).parents[3] / ".bench/bin/python"
+    python = bench.peers or PYTHON
     if not python.exists():
         names = " and ".join(augment_peers.PEERS)
         console.print(f"left out: {names}; `make bench-env` installs them ({python} is not there)")
@@ -224,21 +223,11 @@ def _peers(bench: AugmentBench, path: Path, console: Console, stack: ExitStack) 
 
 def _peer(command: list[str], wanted: dict[str, Any], stack: ExitStack) -> Augment:
     """Asks a process of the peers' environment; it ends with ``stack``."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = stack.enter_context(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    requests, answers = process.stdin, process.stdout
-    stack.callback(requests.close)
-    requests.write(json.dumps(wanted) + "\n")
+    peer = PeerProcess(command, stack)
+    peer.tell(wanted)
 
     def augment(film: Film, keys: Sequence[int]) -> tuple[float, Means | None]:
-        clips = [film.draw(key)._asdict() | {"count": film.bench.frames} for key in keys]
-        requests.write(json.dumps(clips) + "\n")
-        requests.flush()
-        answer = json.loads(answers.readline())
+        answer = peer.ask([film.draw(key)._asdict() | {"count": film.bench.frames} for key in keys])
         return answer["seconds"], answer["quarters"]
 
     return augment

@@ -15,8 +15,6 @@ Frames are checked: their means must agree to 2 grey levels, by which decoders' 
 16 frames as stored, dB is the PSNR of stored frames against the film's, both at the film's size.
 """
 
-import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -34,6 +32,7 @@ from rich.table import Table
 
 from marey.bench import decode_peers, report, words
 from marey.bench.machine import cpu_name
+from marey.bench.peer_process import PYTHON, PeerProcess
 from marey.clips.datasets import Source
 from marey.clips.decode import decode_frames, read_frames, read_planes
 from marey.clips.prepare import prepare_source
@@ -100,7 +99,7 @@ def run(bench: DecodeBench, console: Console) -> dict[tuple[int, int], list[Row]
         )
     console.print(f"{cpu_name()}, one thread, processor time", highlight=False)
     original, tables = film(bench.video, bench.frames, bench.short_side), {}
-    python = bench.peers or Path(__file__).parents[3] / ".bench/bin/python"
+    python = bench.peers or PYTHON
     peers = _peers(python, console)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for gop in GOPS:
@@ -262,21 +261,10 @@ def _peers(python: Path, console: Console) -> list[str]:
 
 def _peer(name: str, python: Path, path: Path, stack: ExitStack) -> Row:
     """A row that asks a process of the peers' environment; it ends with ``stack``."""
-    command = [str(python), decode_peers.__file__, name]
-    # Threads that wait for work spin, and would be charged to the peer.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = stack.enter_context(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    requests, answers = process.stdin, process.stdout
-    stack.callback(requests.close)
+    peer = PeerProcess([str(python), decode_peers.__file__, name], stack)
 
     def read(clips: list[list[int]]) -> tuple[float, list[list[float]]]:
-        requests.write(json.dumps({"path": str(path), "clips": clips}) + "\n")
-        requests.flush()
-        answer = json.loads(answers.readline())
+        answer = peer.ask({"path": str(path), "clips": clips})
         return answer["seconds"], answer["means"]
 
     return Row(name, read)

@@ -37,6 +37,7 @@ from marey.bench.ingest_peers import DATALOADER, WRITERS
 from marey.bench.ingest_report import Row, Turn
 from marey.bench.ingest_turn import Failed, Feeder, take_turn
 from marey.bench.machine import OtherWork
+from marey.bench.peer_process import PYTHON
 from marey.clips.datasets import Source, find_sources
 from marey.clips.row import ClipRow
 from marey.clips.storage import ClipStorage
@@ -143,7 +144,7 @@ def _prepare(bench: IngestBench, folder: Path) -> tuple[dict[str, Any], list[Cli
 def _feeders(bench: IngestBench, job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Feeder]:
     """How each row is started; peers' files are written first. What cannot be, is the row's failure."""
     path = Path(job["table"]).with_name("job.json")
-    python = bench.peers or Path(__file__).parents[3] / ".bench/bin/python"
+    python = bench.peers or PYTHON
     feeders = {}
     for row in rows:
         if row.name in (RAY, IN_PROCESS):
