@@ -20,7 +20,7 @@ from marey.clips.plan import EvaluationPlan, Plan
 from marey.clips.quotas import Quotas, mixed, quotas
 from marey.clips.table import ClipTable
 from marey.config import to_tree
-from marey.engine import checkpoint, strategy
+from marey.engine import checkpoint, heap, strategy
 from marey.engine.data_wait import DataWait
 from marey.engine.evaluate import Feed
 from marey.engine.events import Asked, Hook, Stopped, nobody_asks
@@ -139,7 +139,10 @@ def train(
     if training.init is not None and not checkpoint.steps(directory / "checkpoints"):
         _start(recipe, training, report=print if rank == 0 else None)
     accumulation = training.batch // world // order.micro_batch
-    chosen = strategy.build(recipe, training.optim, training.engine, strategy.device_of(training.engine), accumulation)
+    device = strategy.device_of(training.engine)
+    if device.type == "cpu":
+        heap.keep_freed()
+    chosen = strategy.build(recipe, training.optim, training.engine, device, accumulation)
     job = replace(fit_of(training, table, order, directory, feed, world), asked=asked)
     note = StopNote(directory, rank, asked)
     hooks: list[Hook] = [

@@ -1,0 +1,44 @@
+"""Freed memory that is kept: the next step finds it, and the system need not give out pages again."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+STEPS = """
+import resource
+import sys
+import torch
+from marey.engine import heap
+
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert heap.keep_freed()
+
+def step():
+    activations = [torch.ones(2**20, 6) for _ in range(8)]  # 24 MiB each: all are freed with the step
+    return sum(float(one[-1, 0]) for one in activations)
+
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+PAGES_OF_A_STEP = 8 * 24 * 2**20 // 4096
+
+
+def faults_of_five_steps(how: str) -> int:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, how], env=environment, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_memory_that_a_step_frees_is_there_for_the_next():
+    assert faults_of_five_steps("leave") > PAGES_OF_A_STEP, "the system keeps it by itself: nothing is shown here"
+    assert faults_of_five_steps("keep") < PAGES_OF_A_STEP / 100
