@@ -5,7 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +186,24 @@ def test_more_workers_than_fit_are_refused_with_the_numbers(cluster, table, tmp_
     assert ended.returncode == 1
     assert "fleet.workers=8 need 8 CPUs" in ended.stdout
     assert "2 CPUs" in ended.stdout
+
+
+def test_a_cluster_of_its_own_has_nothing_idle_and_nothing_to_complain_of(cluster, table, tmp_path: Path):
+    """Beside the session's cluster, which Ray could take for it."""
+    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "fleet.workers=1", "epochs=40", "name=own"]
+    seen: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="m-") as short, (tmp_path / "log").open("w+") as log:
+        environment = {**without_marey(dict(os.environ)), "RAY_ADDRESS": "local", "RAY_TMPDIR": short}
+        job = subprocess.Popen([sys.executable, JOB, *words], cwd=ROOT, env=environment, stdout=log, stderr=log)
+        while job.poll() is None:
+            for process in psutil.Process(job.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    seen.add(" ".join(process.cmdline()))
+            time.sleep(0.2)
+    told = (tmp_path / "log").read_text()
+    assert job.returncode == 0, told
+    assert any("ray::RayTrainWorker" in one for one in seen)
+    for idle in ("ray-dashboard", "PlacementGroupCleaner", "DatasetManager", "PreemptionWatcher"):
+        assert not [one for one in seen if idle in one]
+    for complaint in ("State API", "Found multiple active Ray instances", "WARNING", "Traceback"):
+        assert complaint not in told

@@ -56,14 +56,14 @@ class OverheadBench(Config):
     """What is pre-trained."""
     crop: int = Field(112, gt=0)
     """Pixels of a clip's sides; 16 frames, stride 2."""
-    workers: int = Field(2, gt=0)
+    workers: int = Field(1, gt=0)
     """Training processes, each with its share of the cores."""
     batch: int = Field(8, gt=0)
     """Clips of a step, over all workers."""
     repeats: int = Field(4, gt=0)
     """Samples of a clip that is decoded once, as in VideoMAE's pre-training."""
     threads: int | None = Field(None, gt=0)
-    """Of each worker. Default: all cores are shared out; one thread less than these leaves a core for Ray."""
+    """Of each worker. Default: the workers share all cores but one, which is left to what Ray starts beside them."""
     warm_up: int = Field(30, gt=0)
     """Steps before the first measured one; what Ray starts beside the workers is still starting in the first."""
     steps: int = Field(40, gt=0)
@@ -189,10 +189,14 @@ def _pace(bench: OverheadBench, ended: dict[int, float]) -> float:
 
 
 def environment(workers: int, threads: int | None = None) -> dict[str, str]:
-    """As many threads for a bare worker as Ray gives one of ours: its share of the cores, or so many."""
+    """The same number of threads for every worker, bare or not."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-    share = str(threads or max(1, _cores() // workers))
+    share = str(threads or _share(workers))
     return {**kept, "PYTHONPATH": str(Path(marey.__file__).parents[1]), "OMP_NUM_THREADS": share}
+
+
+def _share(workers: int) -> int:
+    return max(1, (_cores() - 1) // workers)
 
 
 def _cores() -> int:
@@ -242,8 +246,7 @@ def show(bench: OverheadBench, rows: Sequence[Row], console: Console) -> None:
 
 
 def _workers(bench: OverheadBench) -> str:
-    threads = bench.threads or max(1, _cores() // bench.workers)
-    return f"workers: {bench.workers}, threads of each: {threads}"
+    return f"workers: {bench.workers}, threads of each: {bench.threads or _share(bench.workers)}"
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:

@@ -18,6 +18,7 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")  # a busy
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private import worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
@@ -36,10 +37,11 @@ class Cluster:
         return f"{len(self.hosts)} host(s), {self.cpus:g} CPUs ({self.free_cpus:g} free){gpus}"
 
 
-def join(log_to_driver: bool = True) -> None:
+def join(log_to_driver: bool = True, dashboard: bool = False) -> None:
     """Connect this process to the cluster of its job, of ``RAY_ADDRESS``, of this host, or to a new one on it.
 
-    ``log_to_driver``: whether what workers print is printed here.
+    ``log_to_driver``: whether what workers print is printed here. ``dashboard``: whether a new cluster has Ray's: a
+    dozen processes and 300 MiB. A sweep needs it: without, what a stopped trial held stays held.
 
     Workers get the sources of the running package with the job: they need its dependencies, not itself.
     """
@@ -47,7 +49,24 @@ def join(log_to_driver: bool = True) -> None:
         return
     package = Path(marey.__file__).parent
     environment = {"py_modules": [str(package)], "env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}
-    ray.init(runtime_env=environment, log_to_driver=log_to_driver, logging_level=logging.WARNING)
+    ray.init(
+        runtime_env=environment,
+        log_to_driver=log_to_driver,
+        include_dashboard=dashboard,
+        logging_level=logging.WARNING,
+    )
+    if _started_here():  # nobody takes this machine away with notice
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
+def _started_here() -> bool:
+    """Whether the cluster is of this process alone."""
+    return bool(worker._global_node.is_head())
+
+
+def has_dashboard() -> bool:
+    """Whether the cluster has Ray's dashboard, and with it the service that tells its state."""
+    return bool(worker.get_dashboard_url())
 
 
 def say(line: str) -> None:
@@ -80,15 +99,17 @@ def holders() -> list[str]:
     """Who holds CPUs or GPUs, one line each, as far as the cluster's state service tells."""
     from ray.util import state
 
-    if not ray.is_initialized():
+    if not ray.is_initialized() or _started_here():
         return []
+    if not has_dashboard():
+        return ["(without a dashboard the cluster does not tell who holds them)"]
     try:
         here = ray.get_runtime_context().gcs_address  # otherwise it looks for clusters by itself, and may find two
         actors = state.list_actors(
             address=here, filters=[("state", "=", "ALIVE")], detail=True, timeout=5, raise_on_missing_output=False
         )
         groups = state.list_placement_groups(address=here, filters=[("state", "=", "CREATED")], detail=True, timeout=5)
-    except Exception as error:  # the state service is an extra: without a dashboard there is none
+    except Exception as error:  # the state service is an extra
         return [f"(the cluster does not tell who holds them: {str(error).splitlines()[0]})"]
     lines = [
         f"placement group {group.placement_group_id[:12]} of job {group.creator_job_id}: {_bundles(group.bundles)}"

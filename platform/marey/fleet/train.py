@@ -7,7 +7,6 @@ with more workers once there is room for them.
 
 import logging
 import math
-import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,6 @@ from marey.fleet.tracker import RemoteTracker
 from marey.fleet.watchdog import Pulse, Watchdog
 from marey.tracking.base import Tracker
 
-COLLECTIVE_TIMEOUT_S = 600
 LISTEN_S = 0.5
 
 
@@ -173,28 +171,9 @@ def _accompany(attempt: _Attempt, job: Assignment, asked: Asked, growth: Growth)
 
 
 def _trainer(job: Assignment, workers: int, shares: Shares, callbacks: Sequence[Any]) -> Any:
-    """Ray's trainer of one attempt."""
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from marey.fleet.trainer import make_trainer  # imports PyTorch: the driver does without until here
 
-    return TorchTrainer(
-        _work,
-        train_loop_config={"assignment": job},
-        torch_config=TorchConfig(backend="nccl" if shares.gpus else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=shares.gpus > 0, resources_per_worker=shares.for_ray()
-        ),
-        run_config=RunConfig(
-            # A fresh name each time: resuming is ours, and a damaged snapshot of Ray's cannot stand in its way.
-            name=f"attempt-{os.getpid()}-{os.urandom(3).hex()}",
-            storage_path=str(job.directory / "ray"),
-            # Its account of a failure is cut short, and comes again with every attempt; ours comes once, whole, last.
-            logging_config=LoggingConfig(log_level="CRITICAL"),
-            callbacks=list(callbacks),
-            # So are its counts: they know no progress, and end with its controller.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-        ),
-    )
+    return make_trainer(_work, job, job.directory, workers, shares, callbacks)
 
 
 class Reports:
@@ -264,4 +243,5 @@ def _work(config: dict[str, Any]) -> Outcome | None:
 def _hush() -> None:
     """What Ray Data and DeepSpeed's dependencies say at every turn, and no user can act on."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")

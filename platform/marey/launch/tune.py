@@ -58,7 +58,7 @@ def run(training: Training, search: Mapping[str, Any], sweep: Sweep, words: list
     space = read_space(search, training)
     from marey.fleet import cluster, tune
 
-    cluster.join(log_to_driver=False)
+    cluster.join(log_to_driver=False, dashboard=True)
     signals.install()
     table = train.table_of(training)
     training = assemble.resolve(training, table)
