@@ -8,7 +8,8 @@ import safetensors.torch as library
 import torch
 
 from marey.engine import checkpoint
-from marey.engine.checkpoint import CheckpointConfig, newest, prune, read, save, steps
+from marey.engine.checkpoint import newest, prune, read, save, steps
+from marey.engine.checkpoint_config import CheckpointConfig
 from marey.engine.tensor_files import file_hash, write_flushed, write_tensors
 from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,3 +208,26 @@ def test_a_cluster_of_its_own_has_nothing_idle_and_nothing_to_complain_of(cluste
         assert not [one for one in seen if idle in one]
     for complaint in ("State API", "Found multiple active Ray instances", "WARNING", "Traceback"):
         assert complaint not in told
+
+
+def test_a_run_whose_folder_is_gone_goes_on_from_its_copies(store, table, tmp_path: Path):
+    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "fleet.workers=0", "epochs=8", "name=copied"]
+    words += ["checkpoint.every=1", "checkpoint.keep_last=99", f"checkpoint.copy_to={store.uri('runs')}"]
+    whole = run_script(JOB, *words)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    expected, steps = weights(tmp_path, "copied"), checkpoints(tmp_path, "copied")
+    for path in store.objects("runs/copied"):  # of a machine that was lost after half of the steps
+        if path[:12].isdigit() and int(path[:12]) > steps[len(steps) // 2]:
+            store.delete(f"runs/copied/{path}")
+    shutil.rmtree(tmp_path / "runs/copied")
+    refused = run_script(JOB, *words, "seed=7")
+    assert refused.returncode == 2
+    assert "seed: 0 then, 7 now" in refused.stdout + refused.stderr
+    shutil.rmtree(tmp_path / "runs/copied")
+    again = run_script(JOB, *words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    half = steps[len(steps) // 2]
+    assert f"step {half} brought back from s3://clips/runs/copied" in again.stdout
+    assert not re.search(rf"step {half}/", again.stdout)
+    assert checkpoints(tmp_path, "copied") == [one for one in steps if one >= half]
+    assert close(expected, weights(tmp_path, "copied")) == 0

@@ -34,7 +34,7 @@ from marey.bench import report, words
 from marey.bench.machine import OtherWork, cpu_name
 from marey.config import Config
 from marey.engine import checkpoint
-from marey.engine.checkpoint import CheckpointConfig
+from marey.engine.checkpoint_config import CheckpointConfig
 from marey.engine.events import Clock
 from marey.engine.keeper import Keeper
 from marey.engine.optim import OptimConfig

@@ -24,15 +24,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
 from torch import Tensor
 
 from marey.clips.location import sync_directory, write_atomically
-from marey.config import Config
+from marey.engine.checkpoint_config import CheckpointConfig
 from marey.engine.tensor_files import file_hash, read_tensors, write_flushed, write_tensors
 from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError
@@ -47,27 +46,6 @@ _FILE = re.compile(r"(weights|optimizer|ema)(-[0-9]{5}-of-[0-9]{5})?\.safetensor
 _WRITING, _DELETING = ".writing-", ".deleting-"
 _AT_ONCE = 4  # files that are hashed at a time
 _LOOKS = 4  # at a checkpoint that the storage does not give
-
-
-class CheckpointConfig(Config):
-    """When to save and what to keep."""
-
-    every: int = Field(500, gt=0)
-    """Steps from one checkpoint to the next; the last step is always saved."""
-    minutes: float | None = Field(None, gt=0)
-    """Also save when so long has passed since the last one; none: by steps alone."""
-    wait: bool = False
-    """Let training wait until a checkpoint is written; false: it waits only for the copy that is then written."""
-    retry_seconds: float = Field(60.0, ge=0)
-    """How long a save that the storage refuses is tried again, at growing intervals, while training goes on."""
-    max_failed: int = Field(3, gt=0)
-    """Saves in a row that may fail before training stops, if that went on for retry_seconds; the last step's save is
-    one too many by itself."""
-    keep_last: int = Field(2, gt=0)
-    """Newest checkpoints that are kept, beside the best."""
-    keep_best: Literal["loss", "top1", "none"] = "loss"
-    """Also keep the checkpoint with the lowest mean training loss since the one before, or with the highest top-1
-    accuracy of the validation, which is then saved whenever it is reached."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +97,28 @@ def save(directory: Path, state: TrainState, facts: Mapping[str, Any], holder: s
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return Saved(final, step, dict(facts), files)
+
+
+def receive(directory: Path, step: int, fill: Callable[[Path], None]) -> Saved:
+    """Take in a checkpoint whose files ``fill`` writes into a folder; `CheckpointError` if it is not whole."""
+    temporary = directory / f"{_WRITING}{step:012d}-{secrets.token_hex(4)}"
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        saved = verify(temporary)
+        if saved.step != step:
+            raise CheckpointError(f"{temporary}: holds step {saved.step}, not {step}")
+        final = directory / f"{step:012d}"
+        _commit(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return replace(saved, path=final)
+
+
+def names_in(manifest: Path) -> list[str]:
+    """The files of a checkpoint beside its manifest; `CheckpointError` for what is no manifest."""
+    return list(_read_manifest(manifest)["files"])
 
 
 def _write_files(directory: Path, state: TrainState, facts: Mapping[str, Any]) -> tuple[str, ...]:

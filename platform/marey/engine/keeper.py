@@ -7,19 +7,23 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from marey.engine import checkpoint
-from marey.engine.checkpoint import CheckpointConfig, Saved
+from marey.engine.checkpoint import Saved
+from marey.engine.checkpoint_config import CheckpointConfig
 from marey.engine.events import CheckpointFailed, CheckpointWritten, Clock
 from marey.engine.strategy import Strategy
 from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError, TrainingError
+
+if TYPE_CHECKING:
+    from marey.engine.object_store import Copies
 
 _FIRST_PAUSE = 0.5  # seconds before a save is tried again; each further one is twice as long
 
@@ -34,6 +38,15 @@ class _Outcome(NamedTuple):
     """Whether nothing could be written for `CheckpointConfig.retry_seconds`."""
     lost: bool = False
     """Whether another process has taken the run over."""
+
+
+def copies_of(directory: Path, config: CheckpointConfig) -> "Copies | None":
+    """Where copies of a run's checkpoints go; ``directory``: ``runs/<name>/checkpoints``."""
+    if config.copy_to is None:
+        return None
+    from marey.engine.object_store import Copies  # few need its library
+
+    return Copies(config.copy_to, directory.parent.name)
 
 
 class Keeper:
@@ -58,6 +71,8 @@ class Keeper:
         self._improved = False
         self._saved_at = time.monotonic()
         self._holder = checkpoint.take_over(directory) if strategy.rank == 0 else None
+        self._copies = copies_of(directory, config) if strategy.rank == 0 else None
+        self._from = self.newest
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.reserved = self._writer.submit(strategy.reserve) if strategy.rank == 0 else None
         self._writing: Future[float] | None = None
@@ -173,18 +188,45 @@ class Keeper:
         )
 
     def _write(self, state: TrainState, facts: Mapping[str, Any]) -> float:
-        """In the writer's thread: write and delete what need not be kept; the seconds that took. Raises `OSError`."""
+        """In the writer's thread: write, copy, and delete what need not be kept; the seconds that took.
+
+        Raises `OSError`. A copy that the store refuses is told, and training goes on with what is here.
+        """
         began = time.perf_counter()
+        self._patiently(lambda: self._refusal(state, facts))
+        with suppress(OSError):  # what is kept for too long does no harm; the next one tries again
+            checkpoint.prune(self.directory, self.config, facts["best_step"])
+        if self._copies is not None:
+            path = self.directory / f"{facts['step']:012d}"
+            try:
+                self._patiently(lambda: self._copy_refusal(path, facts["best_step"]))
+            except OSError as error:
+                print(f"{error}; {path} has no copy", flush=True)
+        return time.perf_counter() - began
+
+    def _patiently(self, attempt: Callable[[], str | None]) -> None:
+        """Try until there is no problem; `OSError` with it after ``retry_seconds``, or once there is a hurry."""
         pause, waited = _FIRST_PAUSE, 0.0
-        while problem := self._refusal(state, facts):
+        while problem := attempt():
             if waited + pause > self.config.retry_seconds or self._hurry.is_set():
                 raise OSError(problem)
             print(f"{problem}; trying again in {pause:g} s", flush=True)
             self._hurry.wait(pause)
             pause, waited = 2 * pause, waited + pause
-        with suppress(OSError):  # what is kept for too long does no harm; the next one tries again
-            checkpoint.prune(self.directory, self.config, facts["best_step"])
-        return time.perf_counter() - began
+
+    def _copy_refusal(self, path: Path, best_step: int | None) -> str | None:
+        """Put a copy; what the store said if it refused."""
+        assert self._copies is not None
+        try:
+            if self._copies.epoch is None:
+                self._copies.take_over(self._from)
+            self._copies.put(path)
+        except OSError as error:
+            return str(error)
+        kept = {int(one.name) for one in checkpoint.steps(self.directory)} | {best_step or -1}
+        with suppress(OSError):  # as with those here
+            self._copies.prune(kept)
+        return None
 
     def _refusal(self, state: TrainState, facts: Mapping[str, Any]) -> str | None:
         """Write; what the storage said if it refused, and what it would have needed."""

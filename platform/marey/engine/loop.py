@@ -13,7 +13,8 @@ from marey.clips.batch import Batch
 from marey.clips.loader import FeedOrder
 from marey.engine import checkpoint, replicas
 from marey.engine.bad_steps import BadSteps, BadStepsConfig, Verdict
-from marey.engine.checkpoint import CheckpointConfig, Saved
+from marey.engine.checkpoint import Saved
+from marey.engine.checkpoint_config import CheckpointConfig
 from marey.engine.evaluate import Feed, evaluate, per_source
 from marey.engine.events import (
     Asked,

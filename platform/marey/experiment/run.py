@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,8 @@ from typing import IO, Any
 import yaml
 
 from marey.config import flatten, to_tree, with_defaults
+from marey.engine import checkpoint
+from marey.engine.keeper import copies_of
 from marey.errors import RunError
 from marey.experiment.training import Training
 
@@ -51,28 +54,61 @@ def open_run(training: Training, fingerprint: str) -> Run:
     """
     assert training.name is not None
     record = {"settings": to_tree(training), "table_fingerprint": fingerprint}
-    return take_up(training.results / "runs" / training.name, record, training)
+    return take_up(training.results / "runs" / training.name, record, training, recall=_recall)
 
 
-def take_up(directory: Path, record: dict[str, Any], training: Training, resumable: tuple[str, ...] = RESUMABLE) -> Run:
+def _recall(directory: Path, training: Training) -> None:
+    """Bring back what the run's copies (`checkpoint.copy_to`) have and its folder has not.
+
+    Raises `RunError` if the store cannot be asked: going on without could lose work.
+    """
+    copies = copies_of(directory / "checkpoints", training.checkpoint)
+    if copies is None:
+        return
+    try:
+        step = copies.fetch(directory / "checkpoints")
+    except OSError as error:
+        raise RunError(f"{error}; see that checkpoint.copy_to is right and can be reached, then run again") from None
+    if step is None:
+        return
+    print(f"copy     step {step} brought back from {copies.place}", flush=True)
+    lineage = checkpoint.verify(directory / f"checkpoints/{step:012d}").state["lineage"]
+    if not (directory / SETTINGS).exists():
+        _write_settings(directory, {key: lineage[key] for key in ("settings", "table_fingerprint")})
+
+
+def _write_settings(directory: Path, record: dict[str, Any]) -> None:
+    temporary = (directory / SETTINGS).with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(record, sort_keys=False))
+    temporary.rename(directory / SETTINGS)
+
+
+def take_up(
+    directory: Path,
+    record: dict[str, Any],
+    training: Training,
+    resumable: tuple[str, ...] = RESUMABLE,
+    recall: Callable[[Path, Training], None] | None = None,
+) -> Run:
     """Make or take up the run or sweep in ``directory``, and hold it; ``record`` is what it is started with.
 
-    A setting of ``training`` that is newer than the run had its default then.
+    A setting of ``training`` that is newer than the run had its default then. ``recall``: what brings back a run that
+    is kept elsewhere, once it is held.
 
     Raises `RunError` if another process holds it, or if something differs that is not among ``resumable``.
     """
     name = directory.name
     directory.mkdir(parents=True, exist_ok=True)
     lock = _hold(directory, name)
+    if recall is not None:
+        recall(directory, training)
     path = directory / SETTINGS
     resumed = path.exists()
     if resumed:
         before = yaml.safe_load(path.read_text())
         before["settings"] = with_defaults(before["settings"], training)
         _check_resumable(name, before, record, resumable)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(record, sort_keys=False))
-    temporary.rename(path)
+    _write_settings(directory, record)
     return Run(name, directory, resumed, lock)
 
 

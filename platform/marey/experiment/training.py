@@ -11,7 +11,7 @@ from marey.clips.quotas import BalanceConfig
 from marey.clips.sample import SamplingConfig, ViewConfig
 from marey.config import Config
 from marey.engine.bad_steps import BadStepsConfig
-from marey.engine.checkpoint import CheckpointConfig
+from marey.engine.checkpoint_config import CheckpointConfig
 from marey.engine.hooks import LogConfig
 from marey.engine.optim import OptimConfig
 from marey.engine.strategy import EngineConfig
