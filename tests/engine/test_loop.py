@@ -84,11 +84,17 @@ def test_events_come_in_order(training, table, tmp_path):
 
 
 def test_a_checkpoint_says_where_it_comes_from(training, table, tmp_path):
-    run(training, table, tmp_path)
-    state = checkpoint.newest(tmp_path / "checkpoints").state
-    assert state["lineage"]["table_fingerprint"] == table.fingerprint
-    assert state["lineage"]["settings"]["recipe"]["mask_ratio"] == 0.75
-    assert state["seed"] == 0
+    run(training, table, tmp_path, steps=5)
+    before = checkpoint.newest(tmp_path / "checkpoints")
+    assert before.state["lineage"]["table_fingerprint"] == table.fingerprint
+    assert before.state["lineage"]["settings"]["recipe"]["mask_ratio"] == 0.75
+    assert before.state["seed"] == 0
+    assert "parent" not in before.state["lineage"]
+    run(training, table, tmp_path, steps=6)
+    parent = checkpoint.newest(tmp_path / "checkpoints").state["lineage"]["parent"]
+    assert parent == checkpoint.reference(before.path)
+    assert parent["step"] == 5
+    assert len(parent["sha256"]) == 64
 
 
 def test_the_best_is_kept_beside_the_last(training, table, tmp_path):

@@ -1,11 +1,13 @@
 """What a worker does before the first step: the weights to start from."""
 
 import re
+import shutil
 
 import pytest
 
 from marey.clips import loader
 from marey.config import override
+from marey.engine import checkpoint
 from marey.errors import WeightsError
 from marey.experiment import Training, assemble
 from tiny_training import run, tiny
@@ -34,6 +36,13 @@ def test_weights_of_another_size_are_refused_with_the_settings_that_fit(labelled
     fitting = finetuning(labelled, tmp_path / "before", *words)
     assemble.check_start(fitting, tmp_path / "after")
     assert assemble.train(fitting, labelled, tmp_path / "after", loader.feed, None) is None
+    longer = fitting.replace(epochs=2)  # whose weights to start from may be gone by then
+    begun = checkpoint.reference(checkpoint.newest(tmp_path / "before/checkpoints").path)
+    shutil.rmtree(tmp_path / "before")
+    assert assemble.train(longer, labelled, tmp_path / "after", loader.feed, None) is None
+    first, last = (checkpoint.verify(path) for path in checkpoint.steps(tmp_path / "after/checkpoints"))
+    assert first.state["lineage"]["init"] == last.state["lineage"]["init"] == begun
+    assert last.state["lineage"]["parent"] == checkpoint.reference(first.path)
 
 
 def test_weights_of_another_family_are_refused_by_its_name(labelled, tmp_path):

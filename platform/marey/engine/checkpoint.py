@@ -198,6 +198,14 @@ def verify(path: Path) -> Saved:
     return Saved(path, step, state, tuple(name for name in files if name != STATE))
 
 
+def reference(path: Path) -> dict[str, Any]:
+    """What names the content of a checkpoint, or of a file of weights, for a lineage."""
+    if path.is_file():
+        return {"path": str(path), "sha256": file_hash(path)}
+    manifest = json.loads((path / MANIFEST).read_text())
+    return {"path": str(path), "step": manifest["step"], "sha256": manifest["sha256"]}
+
+
 class OtherVersion(CheckpointError):
     """A whole checkpoint of a format that this version does not know: not damaged, and not to be passed over."""
 

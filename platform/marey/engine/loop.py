@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Fit:
     """Steps from one comparison of the workers' weights to the next; the last step always has one."""
     validation: Validation | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
-    """What a checkpoint should say of where it comes from."""
+    """What a checkpoint should say of where it comes from, beside the one before it."""
     asked: Asked = nobody_asks
     """Whether to stop after this step, and why; workers need not agree, the highest answer counts."""
 
@@ -90,6 +90,7 @@ def fit(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> Clock:
 def _go(job: Fit, strategy: Strategy, hooks: Sequence[Hook]) -> tuple[Clock, Stop]:
     """From the newest checkpoint to the end, to a bad step at which to go back there, or to a stop; when that was."""
     saved = _restore(job, strategy)
+    job = replace(job, lineage=_lineage(job, saved))
     clock = Clock(saved.step if saved else 0, job.total_steps, job.order.batch, job.order.plan.epoch_length)
     keeper = Keeper(job.directory, job.checkpoint, strategy, saved)
     bad = BadSteps(job.bad_steps, job.directory, saved.state if saved else {}, strategy.rank)
@@ -203,6 +204,14 @@ def _restore(job: Fit, strategy: Strategy) -> Saved | None:
     if saved is not None:
         strategy.load(checkpoint.read(saved))
     return saved
+
+
+def _lineage(job: Fit, saved: Saved | None) -> dict[str, Any]:
+    """With the checkpoint that the run goes on from; the weights that it began with are handed on."""
+    if saved is None:
+        return job.lineage
+    begun = {key: value for key, value in saved.state.get("lineage", {}).items() if key == "init"}
+    return {**job.lineage, **begun, "parent": checkpoint.reference(saved.path)}
 
 
 def _clips(job: Fit, clock: Clock, result: StepResult) -> str:

@@ -136,14 +136,16 @@ def train(
     order = feed_order(training, table, world)
     torch.manual_seed(training.seed)  # the same initial weights on every worker
     recipe = training.recipe.build(training.backbone, training.repeats)
+    begun: dict[str, Any] = {}
     if training.init is not None and not checkpoint.steps(directory / "checkpoints"):
-        _start(recipe, training, report=print if rank == 0 else None)
+        begun = {"init": checkpoint.reference(_start(recipe, training, report=print if rank == 0 else None))}
     accumulation = training.batch // world // order.micro_batch
     device = strategy.device_of(training.engine)
     if device.type == "cpu":
         heap.keep_freed()
     chosen = strategy.build(recipe, training.optim, training.engine, device, accumulation)
-    job = replace(fit_of(training, table, order, directory, feed, world), asked=asked)
+    job = fit_of(training, table, order, directory, feed, world)
+    job = replace(job, lineage=job.lineage | begun, asked=asked)
     note = StopNote(directory, rank, asked)
     hooks: list[Hook] = [
         Progress(training.log, rank),
@@ -167,8 +169,8 @@ def check_start(training: Training, directory: Path) -> None:
         _start(training.recipe.build(training.backbone, training.repeats), training, report=None)
 
 
-def _start(recipe: Recipe, training: Training, report: Callable[[str], None] | None) -> None:
-    """Begin with the weights of ``training.init``."""
+def _start(recipe: Recipe, training: Training, report: Callable[[str], None] | None) -> Path:
+    """Begin with the weights of ``training.init``; where these are."""
     assert training.init is not None
     opened = open_weights(training.init, training.results)
     try:
@@ -179,6 +181,7 @@ def _start(recipe: Recipe, training: Training, report: Callable[[str], None] | N
         raise WeightsError(f"init={training.init}: {error}{told}") from None
     if report:
         report(f"init     {opened.path}" + (f"; as initialised: {', '.join(fresh)}" if fresh else ""))
+    return opened.path
 
 
 def fitting_words(backbone: BackboneConfig, trained: BackboneConfig) -> str:

@@ -50,7 +50,8 @@ def _show_lineage(lineage: Any, console: Console) -> None:
     lines = {
         "backbone": settings.get("backbone", {}).get("name"),
         "recipe": settings.get("recipe", {}).get("kind"),
-        "init": settings.get("init"),
+        "init": _reference(lineage.get("init", {})) or settings.get("init"),
+        "parent": _reference(lineage.get("parent", {})),
         "table": settings.get("table") or ", ".join(settings.get("tables", [])),
         "fingerprint": lineage.get("table_fingerprint"),
         "code": lineage.get("git_commit"),
@@ -58,6 +59,10 @@ def _show_lineage(lineage: Any, console: Console) -> None:
     for name, value in lines.items():
         if value:
             console.print(f"{name:<12}{value}", highlight=False, soft_wrap=True)
+
+
+def _reference(told: Any) -> str:
+    return f"{told['path']} (sha256 {told['sha256'][:12]})" if told else ""
 
 
 def verify(where: str, results: Path) -> None:
