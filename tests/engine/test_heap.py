@@ -43,5 +43,5 @@ def faults_of_five_steps(how: str) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
 def test_memory_that_a_step_frees_is_there_for_the_next():
-    assert faults_of_five_steps("leave") > PAGES_OF_A_STEP
-    assert faults_of_five_steps("keep") < PAGES_OF_A_STEP / 100
+    assert faults_of_five_steps("leave") >= 5 * PAGES_OF_A_STEP
+    assert faults_of_five_steps("keep") < PAGES_OF_A_STEP / 2  # a block may still find a better place once
