@@ -47,6 +47,7 @@ def test_published_choices_are_the_same_mathematics(embed):
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_table(tmp_path):
     lines, text = tmp_path / "steps.jsonl", tmp_path / "table.txt"
     with text.open("w") as file:

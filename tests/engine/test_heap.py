@@ -41,6 +41,7 @@ def faults_of_five_steps(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
 def test_memory_that_a_step_frees_is_there_for_the_next():
     assert faults_of_five_steps("leave") >= 5 * PAGES_OF_A_STEP
