@@ -18,10 +18,10 @@ from marey.errors import CheckpointError
 from tiny_training import run, tiny
 
 
-def saved(folder: Path, step: int, value: float = 0.0) -> Path:
+def saved(folder: Path, step: int, value: float = 0.0, best: int | None = None) -> Path:
     """A checkpoint whose weights say of which step it is."""
     state = TrainState({"head.weight": torch.full((3, 5), step + value)}, {}, step)
-    return checkpoint.save(folder / "checkpoints", state, {"step": step}).path
+    return checkpoint.save(folder / "checkpoints", state, {"step": step, "best_step": best}).path
 
 
 def weight(path: Path) -> float:
@@ -54,6 +54,17 @@ def test_a_copy_is_fetched_as_it_was_written(uri, tmp_path):
     assert Copies(uri, "run").fetch(elsewhere) is None  # nothing newer
     assert Copies(uri, "other").fetch(elsewhere) is None
     assert [path.name for path in elsewhere.iterdir()] == ["000000000020"]
+
+
+def test_the_best_comes_with_the_newest(uri, tmp_path):
+    copies = writer(uri)
+    for step in (10, 20, 30):
+        copies.put(saved(tmp_path, step, best=10))
+    assert copies.fetch(tmp_path / "elsewhere") == 30
+    assert [int(path.name) for path in checkpoint.steps(tmp_path / "elsewhere")] == [10, 30]
+    copies.prune({20, 30})
+    assert copies.fetch(tmp_path / "without") == 30
+    assert [int(path.name) for path in checkpoint.steps(tmp_path / "without")] == [30]
 
 
 def test_the_manifest_comes_last_and_only_once(store, tmp_path):

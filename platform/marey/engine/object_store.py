@@ -27,7 +27,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
 from marey.engine import checkpoint
-from marey.engine.checkpoint import MANIFEST
+from marey.engine.checkpoint import MANIFEST, Saved
 from marey.engine.tensor_files import write_flushed
 from marey.errors import CheckpointError, ConfigError
 
@@ -109,7 +109,7 @@ class Copies:
             return sorted(self._counted(*self._listed()))
 
     def fetch(self, directory: Path, report: Callable[[str], None] = print) -> int | None:
-        """Bring the newest whole copy into ``directory`` if it is newer than all there; its step.
+        """Bring the newest whole copy (and its best) into ``directory`` if it is newer than all there; its step.
 
         One that is not what its manifest says is named through ``report`` and passed over.
         """
@@ -119,13 +119,21 @@ class Copies:
             for step in sorted(counted, reverse=True):
                 if own is not None and step <= own.step:
                     return None
-                folder = _named(counted[step])
-                try:
-                    checkpoint.receive(directory, step, partial(self._download, folder))
+                if newest := self._received(directory, counted[step], report):
+                    best = newest.state.get("best_step")
+                    if best in counted and directory / f"{best:012d}" not in checkpoint.steps(directory):
+                        self._received(directory, counted[best], report)
                     return step
-                except CheckpointError as error:
-                    report(f"copy {self.place}/{folder} passed over: {error}")
         return None
+
+    def _received(self, directory: Path, folder: Folder, report: Callable[[str], None]) -> Saved | None:
+        """One copy, now in ``directory``; None if it is not whole."""
+        name = _named(folder)
+        try:
+            return checkpoint.receive(directory, folder[0], partial(self._download, name))
+        except CheckpointError as error:
+            report(f"copy {self.place}/{name} passed over: {error}")
+            return None
 
     def _download(self, folder: str, place: Path) -> None:
         """The manifest first: it says which files there are."""
