@@ -49,7 +49,7 @@ def test_a_copy_is_fetched_as_it_was_written(uri, tmp_path):
     copies.put(tmp_path / "checkpoints/000000000020")  # once more, as after an answer that was lost
     assert copies.steps() == [10, 20]
     elsewhere = tmp_path / "elsewhere"
-    assert Copies(uri, "run").fetch(elsewhere) == 20
+    assert Copies(uri, "run").fetch(elsewhere).step == 20
     assert weight(elsewhere / "000000000020") == 20
     assert Copies(uri, "run").fetch(elsewhere) is None  # nothing newer
     assert Copies(uri, "other").fetch(elsewhere) is None
@@ -60,10 +60,10 @@ def test_the_best_comes_with_the_newest(uri, tmp_path):
     copies = writer(uri)
     for step in (10, 20, 30):
         copies.put(saved(tmp_path, step, best=10))
-    assert copies.fetch(tmp_path / "elsewhere") == 30
+    assert copies.fetch(tmp_path / "elsewhere").step == 30
     assert [int(path.name) for path in checkpoint.steps(tmp_path / "elsewhere")] == [10, 30]
     copies.prune({20, 30})
-    assert copies.fetch(tmp_path / "without") == 30
+    assert copies.fetch(tmp_path / "without").step == 30
     assert [int(path.name) for path in checkpoint.steps(tmp_path / "without")] == [30]
 
 
@@ -135,7 +135,7 @@ def test_a_writer_that_was_cut_off_cannot_commit(uri, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "checkpoints/000000000020")
     new.put(saved(tmp_path, 20, value=0.5))
     assert new.steps() == [10, 20]
-    assert Copies(uri, "run").fetch(tmp_path / "elsewhere") == 20
+    assert Copies(uri, "run").fetch(tmp_path / "elsewhere").step == 20
     assert weight(tmp_path / "elsewhere/000000000020") == 20.5
 
 
@@ -147,7 +147,7 @@ def test_two_that_take_over_at_once_get_epochs_of_their_own(uri):
     assert (other.epoch, one.epoch) == (1, 2)
 
 
-def test_pruning_leaves_what_is_kept_and_what_a_later_writer_has(store, uri, tmp_path):
+def test_pruning_leaves_what_is_kept_and_what_a_later_writer_has(uri, tmp_path):
     old = writer(uri)
     for step in (10, 20, 30):
         old.put(saved(tmp_path, step))
@@ -171,7 +171,7 @@ def test_a_damaged_copy_is_named_and_passed_over(store, tmp_path):
     content[-1] ^= 1
     store.put(f"copies/damaged/{path}", bytes(content))
     told: list[str] = []
-    assert copies.fetch(tmp_path / "elsewhere", told.append) == 10
+    assert copies.fetch(tmp_path / "elsewhere", told.append).step == 10
     assert len(told) == 1
     assert re.search(r"000000000020-.*sha256", told[0])
     store.delete(f"copies/damaged/{path.replace('20-', '10-')}")
@@ -193,7 +193,7 @@ def test_training_puts_what_it_keeps_and_does_not_wait_for_a_store_that_refuses(
     diary, _ = run(training, table, tmp_path, steps=6)
     assert [event.clock.step for event in diary.events if isinstance(event, CheckpointWritten)] == [4, 6]
     assert copies.steps() == [6]
-    assert copies.fetch(tmp_path / "elsewhere") == 6
+    assert copies.fetch(tmp_path / "elsewhere").step == 6
     [own] = checkpoint.steps(tmp_path / "checkpoints")
     for file in own.iterdir():
         assert (tmp_path / "elsewhere/000000000006" / file.name).read_bytes() == file.read_bytes()

@@ -85,35 +85,34 @@ def save(directory: Path, state: TrainState, facts: Mapping[str, Any], holder: s
     if holder is not None:
         _check_holder(directory, holder)
     _clear(directory)
-    temporary = directory / f"{_WRITING}{step:012d}-{secrets.token_hex(4)}"
-    try:
-        temporary.mkdir(parents=True)
+    with _committed(directory, step) as temporary:
         files = _write_files(temporary, state, facts)
         if holder is not None:
             _check_holder(directory, holder)
-        final = directory / f"{step:012d}"
-        _commit(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return Saved(final, step, dict(facts), files)
+    return Saved(directory / f"{step:012d}", step, dict(facts), files)
 
 
 def receive(directory: Path, step: int, fill: Callable[[Path], None]) -> Saved:
     """Take in a checkpoint whose files ``fill`` writes into a folder; `CheckpointError` if it is not whole."""
-    temporary = directory / f"{_WRITING}{step:012d}-{secrets.token_hex(4)}"
-    try:
-        temporary.mkdir(parents=True)
+    with _committed(directory, step) as temporary:
         fill(temporary)
         saved = verify(temporary)
         if saved.step != step:
             raise CheckpointError(f"{temporary}: holds step {saved.step}, not {step}")
-        final = directory / f"{step:012d}"
-        _commit(temporary, final)
+    return replace(saved, path=directory / f"{step:012d}")
+
+
+@contextmanager
+def _committed(directory: Path, step: int) -> Iterator[Path]:
+    """A folder to be filled; it becomes the checkpoint of ``step`` at the end of the block, or is deleted."""
+    temporary = directory / f"{_WRITING}{step:012d}-{secrets.token_hex(4)}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _commit(temporary, directory / f"{step:012d}")
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return replace(saved, path=final)
 
 
 def names_in(manifest: Path) -> list[str]:

@@ -9,7 +9,7 @@ from marey.clips.location import check_uri
 from marey.config import Config
 from marey.errors import ClipError
 
-STORES = ("s3", "gs", "az", "abfs", "abfss", "file")
+STORES = ("s3", "gs", "abfs", "abfss", "file")
 OPTIONS = ("endpoint_override", "scheme", "region")
 
 
@@ -21,7 +21,7 @@ def check_store(uri: str) -> str:
         known = ", ".join(f"{one}://" for one in STORES)
         raise ValueError(f"{uri}: is not of an object store ({known}); write for example s3://bucket/marey")
     try:
-        check_uri(uri.replace("az://", "abfs://", 1))
+        check_uri(uri)
     except ClipError as error:
         raise ValueError(str(error)) from None
     if unknown := [name for name, _ in parse_qsl(options) if name not in OPTIONS]:
@@ -35,8 +35,8 @@ class CheckpointConfig(Config):
     every: int = Field(500, gt=0)
     """Steps from one checkpoint to the next; the last step is always saved."""
     copy_to: str | None = None
-    """An object store (s3://bucket/marey, gs://, az://) where each checkpoint is put too, below the run's name, before
-    it counts as written; a run whose own folder is gone, or has older ones, goes on from there."""
+    """An object store (s3://bucket/marey, gs://, abfs://) where each checkpoint is put too, below the run's name; a run
+    whose own folder is gone, or has older ones, goes on from there."""
     minutes: float | None = Field(None, gt=0)
     """Also save when so long has passed since the last one; none: by steps alone."""
     wait: bool = False

@@ -12,18 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from marey.engine import checkpoint
 from marey.engine.checkpoint import Saved
 from marey.engine.checkpoint_config import CheckpointConfig
 from marey.engine.events import CheckpointFailed, CheckpointWritten, Clock
+from marey.engine.object_store import copies_of
 from marey.engine.strategy import Strategy
 from marey.engine.train_state import TrainState
 from marey.errors import CheckpointError, TrainingError
-
-if TYPE_CHECKING:
-    from marey.engine.object_store import Copies
 
 _FIRST_PAUSE = 0.5  # seconds before a save is tried again; each further one is twice as long
 
@@ -38,15 +36,6 @@ class _Outcome(NamedTuple):
     """Whether nothing could be written for `CheckpointConfig.retry_seconds`."""
     lost: bool = False
     """Whether another process has taken the run over."""
-
-
-def copies_of(directory: Path, config: CheckpointConfig) -> "Copies | None":
-    """Where copies of a run's checkpoints go; ``directory``: ``runs/<name>/checkpoints``."""
-    if config.copy_to is None:
-        return None
-    from marey.engine.object_store import Copies  # few need its library
-
-    return Copies(config.copy_to, directory.parent.name)
 
 
 class Keeper:
@@ -72,7 +61,7 @@ class Keeper:
         self._saved_at = time.monotonic()
         self._holder = checkpoint.take_over(directory) if strategy.rank == 0 else None
         self._copies = copies_of(directory, config) if strategy.rank == 0 else None
-        self._from = self.newest
+        self._from = self.newest  # what its copies go on from
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.reserved = self._writer.submit(strategy.reserve) if strategy.rank == 0 else None
         self._writing: Future[float] | None = None

@@ -28,6 +28,7 @@ from obstore.store import from_url
 
 from marey.engine import checkpoint
 from marey.engine.checkpoint import MANIFEST, Saved
+from marey.engine.checkpoint_config import CheckpointConfig
 from marey.engine.tensor_files import write_flushed
 from marey.errors import CheckpointError, ConfigError
 
@@ -79,9 +80,8 @@ class Copies:
         folder = _named((int(saved.name), self.epoch))
         with self._naming("cannot be written"):
             self._check_writer()
-            for file in sorted(saved.iterdir()):
-                if file.name != MANIFEST:
-                    self.store.put(f"{folder}/{file.name}", file)
+            for name in checkpoint.names_in(saved / MANIFEST):
+                self.store.put(f"{folder}/{name}", saved / name)
             self._check_writer()
             manifest = (saved / MANIFEST).read_bytes()
             try:
@@ -108,8 +108,8 @@ class Copies:
         with self._naming("cannot be listed"):
             return sorted(self._counted(*self._listed()))
 
-    def fetch(self, directory: Path, report: Callable[[str], None] = print) -> int | None:
-        """Bring the newest whole copy (and its best) into ``directory`` if it is newer than all there; its step.
+    def fetch(self, directory: Path, report: Callable[[str], None] = print) -> Saved | None:
+        """Bring the newest whole copy (and its best) into ``directory`` if it is newer than all there.
 
         One that is not what its manifest says is named through ``report`` and passed over.
         """
@@ -123,7 +123,7 @@ class Copies:
                     best = newest.state.get("best_step")
                     if best in counted and directory / f"{best:012d}" not in checkpoint.steps(directory):
                         self._received(directory, counted[best], report)
-                    return step
+                    return newest
         return None
 
     def _received(self, directory: Path, folder: Folder, report: Callable[[str], None]) -> Saved | None:
@@ -188,6 +188,11 @@ class Copies:
             yield
         except (BaseError, OSError) as error:
             raise OSError(f"{self.place}: {what}: {_brief(error)}") from None
+
+
+def copies_of(directory: Path, config: CheckpointConfig) -> Copies | None:
+    """Where copies of a run's checkpoints go, if anywhere; ``directory``: ``runs/<name>/checkpoints``."""
+    return None if config.copy_to is None else Copies(config.copy_to, directory.parent.name)
 
 
 def _named(folder: Folder) -> str:

@@ -138,7 +138,8 @@ def train(
     recipe = training.recipe.build(training.backbone, training.repeats)
     begun: dict[str, Any] = {}
     if training.init is not None and not checkpoint.steps(directory / "checkpoints"):
-        begun = {"init": checkpoint.reference(_start(recipe, training, report=print if rank == 0 else None))}
+        start = _start(recipe, training, report=print if rank == 0 else None)
+        begun = {"init": checkpoint.reference(start)} if rank == 0 else {}  # reads all of it; rank 0 alone saves
     accumulation = training.batch // world // order.micro_batch
     device = strategy.device_of(training.engine)
     if device.type == "cpu":

@@ -13,9 +13,9 @@ from typing import IO, Any
 
 import yaml
 
+from marey.clips.location import write_atomically
 from marey.config import flatten, to_tree, with_defaults
-from marey.engine import checkpoint
-from marey.engine.keeper import copies_of
+from marey.engine.object_store import copies_of
 from marey.errors import RunError
 from marey.experiment.training import Training
 
@@ -66,21 +66,19 @@ def _recall(directory: Path, training: Training) -> None:
     if copies is None:
         return
     try:
-        step = copies.fetch(directory / "checkpoints")
+        saved = copies.fetch(directory / "checkpoints")
     except OSError as error:
         raise RunError(f"{error}; see that checkpoint.copy_to is right and can be reached, then run again") from None
-    if step is None:
+    if saved is None:
         return
-    print(f"copy     step {step} brought back from {copies.place}", flush=True)
-    lineage = checkpoint.verify(directory / f"checkpoints/{step:012d}").state["lineage"]
+    print(f"copy     step {saved.step} brought back from {copies.place}", flush=True)
+    lineage = saved.state["lineage"]
     if not (directory / SETTINGS).exists():
         _write_settings(directory, {key: lineage[key] for key in ("settings", "table_fingerprint")})
 
 
 def _write_settings(directory: Path, record: dict[str, Any]) -> None:
-    temporary = (directory / SETTINGS).with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(record, sort_keys=False))
-    temporary.rename(directory / SETTINGS)
+    write_atomically(directory / SETTINGS, yaml.safe_dump(record, sort_keys=False).encode())
 
 
 def take_up(

@@ -41,7 +41,7 @@ def join(log_to_driver: bool = True, dashboard: bool = False) -> None:
     """Connect this process to the cluster of its job, of ``RAY_ADDRESS``, of this host, or to a new one on it.
 
     ``log_to_driver``: whether what workers print is printed here. ``dashboard``: whether a new cluster has Ray's: a
-    dozen processes and 300 MiB. A sweep needs it: without, what a stopped trial held stays held.
+    dozen processes and 200 MiB. A sweep needs it: without, what a stopped trial held stays held.
 
     Workers get the sources of the running package with the job: they need its dependencies, not itself.
     """
@@ -65,7 +65,8 @@ def _started_here() -> bool:
 
 
 def has_dashboard() -> bool:
-    """Whether the cluster has Ray's dashboard, and with it the service that tells its state."""
+    """Whether the cluster has Ray's dashboard, and with it the service that tells its state. A driver is asked: Ray's
+    workers do not know, and say yes."""
     return bool(worker.get_dashboard_url())
 
 
