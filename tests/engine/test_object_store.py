@@ -67,6 +67,14 @@ def test_the_best_comes_with_the_newest(uri, tmp_path):
     assert [int(path.name) for path in checkpoint.steps(tmp_path / "without")] == [30]
 
 
+def test_a_folder_of_copies_keeps_no_empty_folders(tmp_path):
+    copies = writer(f"file://{tmp_path}/copies")
+    for step in (10, 20):
+        copies.put(saved(tmp_path, step))
+    copies.prune({20})
+    assert sorted(path.name for path in (tmp_path / "copies/run").iterdir()) == ["000000000020-000001", "writers"]
+
+
 def test_the_manifest_comes_last_and_only_once(store, tmp_path):
     copies = writer(store.uri("copies/last"))
     path = saved(tmp_path, 10)

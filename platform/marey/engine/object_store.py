@@ -51,7 +51,7 @@ class Copies:
         config: dict[str, Any] = {"region": told["region"]} if "region" in told else {}
         if "endpoint_override" in told:
             config["endpoint"] = f"{told.get('scheme', 'https')}://{told['endpoint_override']}"
-        local = {"mkdir": True} if base.startswith("file:") else {}
+        local = {"mkdir": True, "automatic_cleanup": True} if base.startswith("file:") else {}
         http = {"client_options": {"allow_http": True}} if told.get("scheme") == "http" else {}
         connect: Any = from_url  # its types know each kind of store's own options alone
         try:
