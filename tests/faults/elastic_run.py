@@ -45,6 +45,7 @@ class Paced(RemoteTracker):
 
 def main(table_path: str, results: str) -> None:
     room.REPLACEMENT_S, room.GROW_AFTER_S = 2.0, 1.0
+    Path("/tmp/ray").mkdir(exist_ok=True)  # Ray's test cluster notes its address there, and makes no folder
     # A folder of its own, so that nobody else's `ray.init` finds it; short, for the paths of sockets.
     node = {**NODE, "temp_dir": tempfile.mkdtemp(prefix="marey-", dir="/tmp")}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0, "include_dashboard": False})
