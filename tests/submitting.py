@@ -42,7 +42,7 @@ def run_script(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait for ``condition()`` to be true; its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
