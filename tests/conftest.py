@@ -40,6 +40,17 @@ def cluster() -> Iterator["object"]:
         yield started
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that waited in vain for a job tells what the jobs said."""
+    report = yield
+    if report.failed and call.when == "call" and "cluster" in item.funcargs:
+        logs = (item.funcargs["cluster"].folder / "session_latest/logs").glob("job-driver-*.log")
+        for log in sorted(log for log in logs if log.stat().st_mtime > call.start):
+            report.sections.append((log.name, log.read_text(errors="replace")[-4000:]))
+    return report
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(cluster) -> Iterator[None]:
     """This process joined to the session's cluster."""

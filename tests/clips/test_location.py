@@ -249,7 +249,7 @@ def test_two_preparations_of_one_table_never_name_each_others_files(store: Store
     storage = ClipStorage(preset="ultrafast", crf=30)
     sources = find_sources(videos)
     chunks = parts.cut_chunks(sources)
-    slower = [prepare.prepare_chunk(chunk, storage, store.uri(name), isolate=False) for chunk in chunks]
+    slower = [prepare.prepare_chunk(chunk, storage, store.uri(name)) for chunk in chunks]
     first = prepare_at(store.uri(name), videos)
     assert {one.data.path for one in slower} <= set(store.objects(name))
     assert open_table(store.uri(name)).fingerprint == first.fingerprint

@@ -98,7 +98,7 @@ def test_a_changed_video_is_prepared_again_and_the_rest_is_kept(
 
 def test_what_another_preparation_deleted_is_not_published(videos: Path, tmp_path: Path) -> None:
     other = ClipStorage(preset="ultrafast", crf=30)
-    slower = [prepare_chunk(chunk, other, tmp_path / "t", False) for chunk in parts.cut_chunks(find_sources(videos))]
+    slower = [prepare_chunk(chunk, other, tmp_path / "t") for chunk in parts.cut_chunks(find_sources(videos))]
     first = prepare(videos, tmp_path / "t")
     with pytest.raises(ClipError, match=r"t/data/\w+\.parquet: is no longer as it was made .*Run again"):
         finish(tmp_path / "t", slower, other)

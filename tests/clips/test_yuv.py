@@ -15,11 +15,12 @@ from marey.clips.decode import read_frames, read_planes
 from marey.clips.loader import FeedOrder, feed
 from marey.clips.pipeline import Pipeline
 from marey.clips.plan import Plan
+from marey.clips.planes import Planes, matrix
 from marey.clips.prepare import ClipStorage, prepare_source
 from marey.clips.row import ClipRow
 from marey.clips.sample import SamplingConfig
 from marey.clips.video import to_rgb
-from marey.clips.yuv import Planes, cut_planes, matrix, to_pixels
+from marey.clips.yuv import cut_planes, to_pixels
 from marey.errors import ClipError
 from videos import moving_square, rotate_clockwise, write_video
 

@@ -35,11 +35,11 @@ from marey.bench.machine import cpu_name
 from marey.bench.peer_process import PYTHON, PeerProcess
 from marey.clips.datasets import Source
 from marey.clips.decode import decode_frames, read_frames, read_planes
+from marey.clips.planes import Planes
 from marey.clips.prepare import prepare_source
 from marey.clips.row import ClipRow, Storage
 from marey.clips.storage import ClipStorage
 from marey.clips.video import Pixels
-from marey.clips.yuv import Planes
 from marey.config import Config
 from marey.errors import ConfigError
 

@@ -22,10 +22,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from marey.clips.frames import decode_picture, read_picture, unpack_pictures
+from marey.clips.planes import Planes
 from marey.clips.probe import Scan, checksum, frame_rate, frame_time, scan
 from marey.clips.row import ClipRow
 from marey.clips.video import Pixels, Refused, explain, open_video, to_rgb
-from marey.clips.yuv import Planes
 from marey.errors import ClipError
 
 # A seek costs about as much as decoding this many frames.

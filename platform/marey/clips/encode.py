@@ -18,9 +18,9 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
+from marey.clips.planes import planes
 from marey.clips.storage import ClipStorage
 from marey.clips.video import Pixels, reformatter
-from marey.clips.yuv import planes
 
 # AVCOL_SPC_* of a frame -> the same matrix for swscale; anything else is read as BT.601, as swscale does.
 _MATRICES = {1: Colorspace.ITU709, 4: Colorspace.FCC, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}

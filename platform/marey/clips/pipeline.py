@@ -32,7 +32,7 @@ class Decoded(NamedTuple):
     clips: list[np.ndarray]
     """uint8 [T, H, W, C] each."""
     to_rgb: np.ndarray | None
-    """What turns their planes into RGB (`marey.clips.yuv.Planes`), float32 [T, 3, 4]; None where they are RGB."""
+    """What turns their planes into RGB (`marey.clips.planes.Planes`), float32 [T, 3, 4]; None where they are RGB."""
     seconds: float
     """Processor time that they took."""
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,6 +68,9 @@ __all__ = [
 
 QUARANTINE_REPORT = "quarantine-report.csv"
 _STALE_SECONDS = 24 * 3600
+
+Reader = Callable[[Source], Iterator[pa.Table]]
+"""Gives the rows of a video as Arrow tables; raises `Refused` where it has none."""
 
 
 @dataclass(frozen=True)
@@ -125,30 +129,33 @@ def prepare_all(
     chunks = cut_chunks(sources)
     reports: list[ChunkReport] = []
     start, done = time.monotonic(), 0
-    for chunk in chunks:
-        reports.append(prepare_chunk(chunk, storage, table, isolate))
-        done += len(chunk.sources)
-        if progress:
-            progress(Progress(done, len(sources), time.monotonic() - start))
+    with _reader(storage, isolate) as reader:
+        for chunk in chunks:
+            reports.append(prepare_chunk(chunk, storage, table, reader))
+            done += len(chunk.sources)
+            if progress:
+                progress(Progress(done, len(sources), time.monotonic() - start))
     return finish(table, reports, storage, max_quarantine, classes)
 
 
-def prepare_chunk(chunk: Chunk, storage: ClipStorage, table_dir: Place | str, isolate: bool = True) -> ChunkReport:
+def prepare_chunk(
+    chunk: Chunk, storage: ClipStorage, table_dir: Place | str, reader: Reader | None = None
+) -> ChunkReport:
     """Make the pair of part files of one chunk, unless an earlier run did. Safe to run again after any failure.
 
     Each file is written under a temporary name and renamed: first the quarantine, then the rows, whose presence says
     that the chunk is done. For a table at a URI they are made in a temporary folder and then uploaded, in that order. A
-    source that gives no rows is quarantined whole: half a video is never kept. Raises `ClipError` where the files
-    cannot be written.
+    source that gives no rows is quarantined whole: half a video is never kept. ``reader`` gives the rows of a source;
+    without it the chunk has a `Sandbox` of its own. Raises `ClipError` where the files cannot be written.
     """
     root = located(table_dir)
     _check_flow(storage)
     if (known := finished(chunk, storage, root)) is not None:
         return known
     if isinstance(root, Path):
-        return _make_parts(chunk, storage, root, isolate)
+        return _make_parts(chunk, storage, root, reader)
     with tempfile.TemporaryDirectory(prefix="marey-parts-") as scratch:
-        made = _make_parts(chunk, storage, Path(scratch), isolate)
+        made = _make_parts(chunk, storage, Path(scratch), reader)
         upload(made, chunk.name(storage), Path(scratch), root)
     return made
 
@@ -161,12 +168,12 @@ def _check_flow(storage: ClipStorage) -> None:
         raise ClipError(f"on {socket.gethostname()}: {error}") from None
 
 
-def _make_parts(chunk: Chunk, storage: ClipStorage, root: Path, isolate: bool) -> ChunkReport:
+def _make_parts(chunk: Chunk, storage: ClipStorage, root: Path, reader: Reader | None) -> ChunkReport:
     data, quarantine = part_paths(chunk.name(storage))
     try:
         writer = PartWriter(root / data)
         try:
-            refused = _write_rows(chunk, storage, writer, isolate)
+            refused = _write_rows(chunk, storage, writer, reader)
             write_quarantine(root / quarantine, refused)
             writer.commit()
         except BaseException:
@@ -179,16 +186,22 @@ def _make_parts(chunk: Chunk, storage: ClipStorage, root: Path, isolate: bool) -
         ) from error
 
 
-def _write_rows(chunk: Chunk, storage: ClipStorage, writer: PartWriter, isolate: bool) -> list[Quarantined]:
+def _write_rows(chunk: Chunk, storage: ClipStorage, writer: PartWriter, reader: Reader | None) -> list[Quarantined]:
     refused: list[Quarantined] = []
-    if not isolate:
+    with contextlib.nullcontext(reader) if reader else _reader(storage) as tables:
         for source in chunk.sources:
-            _write_source(source, _own_tables(source, storage), writer, refused)
-        return refused
-    with Sandbox(storage) as sandbox:
-        for source in chunk.sources:
-            _write_source(source, sandbox.tables(source), writer, refused)
+            _write_source(source, tables(source), writer, refused)
     return refused
+
+
+@contextlib.contextmanager
+def _reader(storage: ClipStorage, isolate: bool = True) -> Iterator[Reader]:
+    """What prepares one video after another, each in a process of its own if ``isolate``."""
+    if not isolate:
+        yield partial(_own_tables, storage)
+        return
+    with Sandbox(storage) as sandbox:
+        yield sandbox.tables
 
 
 def _write_source(source: Source, tables: Iterator[pa.Table], writer: PartWriter, refused: list[Quarantined]) -> None:
@@ -199,7 +212,7 @@ def _write_source(source: Source, tables: Iterator[pa.Table], writer: PartWriter
         refused.append(quarantined(source, reason))
 
 
-def _own_tables(source: Source, storage: ClipStorage) -> Iterator[pa.Table]:
+def _own_tables(storage: ClipStorage, source: Source) -> Iterator[pa.Table]:
     # All rows before the first is passed on: a video that breaks while it is encoded leaves nothing.
     yield from [to_arrow([row]) for row in iterate_rows(source, storage)]
 
