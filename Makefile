@@ -50,11 +50,12 @@ lint: env
 	$(BIN)/mypy
 	$(SOURCES) $(BIN)/lint-imports
 
+# The fast tests side by side, then those that start clusters or need all cores, one after the other.
 check: lint
-	$(BIN)/python -m pytest -m "not slow and not soak"
+	$(BIN)/python -m pytest -m "not slow and not soak" -n auto --maxprocesses 8 --dist loadfile
 
-test: lint
-	$(BIN)/python -m pytest
+test: check
+	$(BIN)/python -m pytest -m "slow and not soak"
 
 soak: env
 	$(BIN)/python -m pytest -s -m soak

@@ -14,6 +14,8 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, of which each would take all cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Otherwise a cluster of two CPUs ends all idle processes after a second, and every task starts one anew.
 os.environ.setdefault("RAY_num_workers_soft_limit", "6")
 

@@ -16,6 +16,7 @@ from marey.clips.datasets import find_sources
 from marey.clips.location import Remote, in_order, located
 from marey.clips.mixture import open_tables
 from marey.clips.prepare import ClipStorage, Summary, prepare_all
+from marey.clips.sandbox import Sandbox
 from marey.clips.table import open_table, verify
 from marey.config import flatten, override, to_yaml
 from marey.errors import ClipError, ConfigError
@@ -249,7 +250,8 @@ def test_two_preparations_of_one_table_never_name_each_others_files(store: Store
     storage = ClipStorage(preset="ultrafast", crf=30)
     sources = find_sources(videos)
     chunks = parts.cut_chunks(sources)
-    slower = [prepare.prepare_chunk(chunk, storage, store.uri(name)) for chunk in chunks]
+    with Sandbox(storage) as sandbox:
+        slower = [prepare.prepare_chunk(chunk, storage, store.uri(name), sandbox.tables) for chunk in chunks]
     first = prepare_at(store.uri(name), videos)
     assert {one.data.path for one in slower} <= set(store.objects(name))
     assert open_table(store.uri(name)).fingerprint == first.fingerprint

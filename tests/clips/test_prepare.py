@@ -14,6 +14,7 @@ from marey.clips import parts
 from marey.clips.datasets import Source, find_sources
 from marey.clips.decode import read_frames, verify_row
 from marey.clips.prepare import ClipStorage, Progress, Summary, finish, prepare_all, prepare_chunk
+from marey.clips.sandbox import Sandbox
 from marey.clips.table import open_table, verify
 from marey.errors import ClipError, ConfigError
 from videos import REPOSITORY, shared_folder, truncate, write_unusable, write_video
@@ -98,7 +99,9 @@ def test_a_changed_video_is_prepared_again_and_the_rest_is_kept(
 
 def test_what_another_preparation_deleted_is_not_published(videos: Path, tmp_path: Path) -> None:
     other = ClipStorage(preset="ultrafast", crf=30)
-    slower = [prepare_chunk(chunk, other, tmp_path / "t") for chunk in parts.cut_chunks(find_sources(videos))]
+    chunks = parts.cut_chunks(find_sources(videos))
+    with Sandbox(other) as sandbox:
+        slower = [prepare_chunk(chunk, other, tmp_path / "t", sandbox.tables) for chunk in chunks]
     first = prepare(videos, tmp_path / "t")
     with pytest.raises(ClipError, match=r"t/data/\w+\.parquet: is no longer as it was made .*Run again"):
         finish(tmp_path / "t", slower, other)
