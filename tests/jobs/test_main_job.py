@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 
+from marey.engine.stopping import NOTE
 from marey.tracking.journal import read_points
 from submitting import ROOT, SMALL, checkpoints, history, mlflow_runs, run_script, submit, until, weights, without_marey
 from videos import write_unusable
@@ -44,16 +45,30 @@ def driver_of(run: str) -> int | None:
     return None
 
 
-def stopped_by_ctrl_c(cluster: Any, words: list[str], trains: Callable[[], Any], folder: Path) -> str:
-    """Submit a job and, once it trains, stop it from there; the submission's name."""
+@contextmanager
+def held() -> Iterator[None]:
+    """Training stands still: however slow this machine, it does not come to its end before it is stopped or killed."""
+    workers = processes("RayTrainWorker")
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    yield
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGCONT)
+
+
+def stopped_by_ctrl_c(cluster: Any, words: list[str], run: Path, folder: Path) -> str:
+    """Submit a job and, once it trains (in ``run``), stop it from there; the submission's name."""
     environment = {**cluster.environment, "PYTHONPATH": str(ROOT / "platform")}
     told = folder / "client.log"
     with told.open("w") as log:
         command = [sys.executable, "-c", CLIENT, *words]
         client = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True, stdout=log)
-        until(lambda: trains() or client.poll() is not None)
+        until(lambda: list(read_points(run)) or client.poll() is not None)
         assert client.poll() is None, "the client ended by itself"
-        os.kill(client.pid, signal.SIGINT)
+        with held():
+            os.kill(client.pid, signal.SIGINT)
+            until((run / NOTE).exists)
         client.wait(60)
     return re.search(r"--submission-id (\S+)", told.read_text())[1]
 
@@ -118,17 +133,13 @@ def test_from_a_folder_with_a_broken_video_to_a_tracked_run(cluster, videos: Pat
 
 
 def test_stopped_killed_and_resumed_under_other_strategies_it_ends_as_the_unbroken_run(cluster, table, tmp_path: Path):
-    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "epochs=160", "checkpoint.every=5"]
+    words = [*SMALL, f"table={table.path}", f"results={tmp_path}", "epochs=100", "checkpoint.every=5"]
     unbroken = run_script(JOB, *words, "fleet.workers=0", "name=unbroken")
     assert unbroken.returncode == 0, unbroken.stderr
 
     rarely = [word for word in words if not word.startswith("checkpoint.every")] + ["checkpoint.every=1000"]
-    submission = stopped_by_ctrl_c(
-        cluster,
-        [JOB, *rarely, "name=broken", "fleet.workers=2"],
-        lambda: list(read_points(tmp_path / "runs/broken")),
-        tmp_path,
-    )
+    first = [JOB, *rarely, "name=broken", "fleet.workers=2"]
+    submission = stopped_by_ctrl_c(cluster, first, tmp_path / "runs/broken", tmp_path)
     assert driver_of("broken") is None
     status = {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}
     assert status == {"unbroken": "FINISHED", "broken": "KILLED"}
@@ -141,14 +152,16 @@ def test_stopped_killed_and_resumed_under_other_strategies_it_ends_as_the_unbrok
     zero3 = ["engine.strategy=deepspeed", "engine.zero=3", "fleet.workers=2"]
     submit(cluster, "python", JOB, *words, "name=broken", *zero3, name="killed", wait=False)
     until(lambda: checkpoints(tmp_path, "broken")[-1] > before)
-    os.kill(until(lambda: driver_of("broken")), signal.SIGKILL)
+    with held():
+        os.kill(until(lambda: driver_of("broken")), signal.SIGKILL)
     until(lambda: not processes("RayTrainWorker"))
 
     before = checkpoints(tmp_path, "broken")[-1]
     submit(cluster, "python", JOB, *words, "name=broken", "fleet.decode_actors=1", "fleet.max_failures=1", wait=False)
     until(lambda: checkpoints(tmp_path, "broken")[-1] > before)
-    [controller] = processes("TrainController")
-    os.kill(controller, signal.SIGKILL)
+    with held():
+        [controller] = processes("TrainController")
+        os.kill(controller, signal.SIGKILL)
     until(lambda: checkpoints(tmp_path, "broken")[-1] == last)
     until(lambda: {run.info.run_name: run.info.status for run in mlflow_runs(tmp_path)}["broken"] == "FINISHED")
     assert close(weights(tmp_path, "broken"), weights(tmp_path, "unbroken")) < 1e-4
