@@ -52,7 +52,7 @@ lint: env
 
 # The fast tests side by side, then those that start clusters or need all cores, one after the other.
 check: lint
-	$(BIN)/python -m pytest -m "not slow and not soak" -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not soak" -n logical --maxprocesses 8 --dist loadfile
 
 test: check
 	$(BIN)/python -m pytest -m "slow and not soak"
