@@ -50,12 +50,12 @@ lint: env
 	$(BIN)/mypy
 	$(SOURCES) $(BIN)/lint-imports
 
-# The fast tests side by side, then those that start clusters or need all cores, one after the other.
+# Side by side; `make test` takes one test after the other, as those with clusters and measurements need it.
 check: lint
 	$(BIN)/python -m pytest -m "not slow and not soak" -n logical --maxprocesses 8 --dist loadfile
 
-test: check
-	$(BIN)/python -m pytest -m "slow and not soak"
+test: lint
+	$(BIN)/python -m pytest
 
 soak: env
 	$(BIN)/python -m pytest -s -m soak

@@ -89,7 +89,7 @@ def _follow(process: "subprocess.Popen[str]", processes: Processes) -> Turn:
     process.stdin.flush()
     measured: dict[str, Any] = json.loads(process.stdout.readline())
     wall, cpu = time.perf_counter() - begun, processes.seconds() - spent
-    processes.look_at_memory()
+    processes.bytes()  # the last look before the end
     process.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):  # time to let go of shared memory
         process.wait(_END_SECONDS)

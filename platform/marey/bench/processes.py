@@ -63,19 +63,17 @@ class Processes:
             return spent(self.known)
 
     def bytes(self) -> int:
-        """Memory of all of them now."""
+        """Memory of all of them now, which counts for the peak as what is seen several times a second does."""
         self._look()
         with self._lock:
             living = [pid for (pid, _), process in self.known.items() if process.alive]
-        return sum(map(_pss, living))
-
-    def look_at_memory(self) -> None:
-        """Take the memory of all of them now into the peak, as is done several times a second."""
-        self.peak_bytes = max(self.peak_bytes, self.bytes())
+        now = sum(map(_pss, living))
+        self.peak_bytes = max(self.peak_bytes, now)
+        return now
 
     def _watch(self) -> None:
         while not self._ended.wait(_EVERY_SECONDS):
-            self.look_at_memory()
+            self.bytes()
 
     def _look(self) -> None:
         with self._lock:
