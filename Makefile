@@ -10,7 +10,7 @@ help:
 	@echo "make learn  prepare, pre-train, fine-tune, evaluate small models (DATA=DIR, SEED=n); under an hour"
 	@echo "make bench-env  install the decoders, loaders and augmentations that benches compare with"
 	@echo "make check  lint, types and the fast tests; under 5 minutes"
-	@echo "make test   everything that gates; under 30 minutes"
+	@echo "make test   everything that gates; about half an hour on two cores"
 	@echo "make soak   the long figures"
 	@echo "make clean  remove what these made"
 

@@ -161,7 +161,7 @@ def test_processes_are_found_and_what_is_left_is_killed():
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         parent.stdout.readline()
         with Processes(parent.pid) as processes:
-            now = processes.bytes()
+            now = processes.look_at_memory()
             assert processes.peak_bytes >= now > 2**20
             assert len(processes.known) == 2
     [sleeper] = [pid for pid, _ in processes.known if pid != parent.pid]

@@ -167,13 +167,13 @@ def test_a_bomb_stays_under_512_mb(tmp_path: Path) -> None:
     assert 50_000 < int(done.stdout) < 512_000  # KiB
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_server_starts_without_pytorch() -> None:
     """Each of a large table's chunks starts one, and the import alone would take it two seconds."""
     told = "import sys, marey.clips.sandbox; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", told], env=ENVIRONMENT, text=True) == "False\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_server_has_no_threads_when_it_forks(tmp_path: Path) -> None:
     with Sandbox(FAST) as sandbox:
         list(sandbox.tables(Source("a", str(write_video(tmp_path / "a.mp4", 10)))))

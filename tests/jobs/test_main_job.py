@@ -51,10 +51,12 @@ def held() -> Iterator[None]:
     workers = processes("RayTrainWorker")
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)
-    yield
-    for worker in workers:
-        with suppress(ProcessLookupError):
-            os.kill(worker, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
 
 
 def stopped_by_ctrl_c(cluster: Any, words: list[str], run: Path, folder: Path) -> str:

@@ -80,7 +80,7 @@ def _follow(process: "subprocess.Popen[str]", processes: Processes) -> Turn:
     assert process.stdout is not None
     start = time.perf_counter()
     json.loads(process.stdout.readline())
-    idle = processes.bytes()
+    idle = processes.look_at_memory()
     json.loads(process.stdout.readline())
     start_wall, start_cpu = time.perf_counter() - start, processes.seconds()
     warm: dict[str, Any] = json.loads(process.stdout.readline())
@@ -89,7 +89,7 @@ def _follow(process: "subprocess.Popen[str]", processes: Processes) -> Turn:
     process.stdin.flush()
     measured: dict[str, Any] = json.loads(process.stdout.readline())
     wall, cpu = time.perf_counter() - begun, processes.seconds() - spent
-    processes.bytes()  # the last look before the end
+    processes.look_at_memory()
     process.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):  # time to let go of shared memory
         process.wait(_END_SECONDS)

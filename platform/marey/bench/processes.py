@@ -62,8 +62,8 @@ class Processes:
         with self._lock:
             return spent(self.known)
 
-    def bytes(self) -> int:
-        """Memory of all of them now, which counts for the peak as what is seen several times a second does."""
+    def look_at_memory(self) -> int:
+        """Bytes of all of them now, taken into the peak; also done several times a second."""
         self._look()
         with self._lock:
             living = [pid for (pid, _), process in self.known.items() if process.alive]
@@ -73,7 +73,7 @@ class Processes:
 
     def _watch(self) -> None:
         while not self._ended.wait(_EVERY_SECONDS):
-            self.bytes()
+            self.look_at_memory()
 
     def _look(self) -> None:
         with self._lock:

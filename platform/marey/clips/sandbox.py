@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,10 +56,14 @@ class Sandbox:
     def __init__(self, storage: ClipStorage) -> None:
         self._storage = storage
         self._folder = tempfile.TemporaryDirectory(prefix="marey-sandbox-")
+
+    @cached_property
+    def _server(self) -> "subprocess.Popen[bytes]":
+        """Started by the first video: where all is prepared already, there is none."""
         # Where the package is importable only because of this process's own sys.path, the server must be told.
         root = str(Path(marey.__file__).parent.parent)
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        self._server = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "marey.clips.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -73,13 +78,17 @@ class Sandbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if "_server" in vars(self):
+            self._end()
+        self._folder.cleanup()
+
+    def _end(self) -> None:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
-        self._folder.cleanup()
 
     def tables(self, source: Source) -> Iterator[pa.Table]:
         """The rows of one video as Arrow tables of a few rows. Raises `Refused` where it has none."""
